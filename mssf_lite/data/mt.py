@@ -1,0 +1,201 @@
+"""The magnetic-tile set: real tiles, five kinds of defect, two ways to split them.
+
+Huang, Qiu and Yuan photographed each tile at several exposures, mostly six. The file names tell:
+``exp<exposure>_num_<frame>``, and the frames of one tile lie close together. A *recording* is a run of frames
+without a jump of more than 300; it is the group of our samples (184 recordings over 1344 images). Most hold
+one tile, some hold several that took turns before the camera.
+
+``"tile"``
+    The default [ours]. Recordings that hold normal *and* defective images go to the test; of the other
+    normals' recordings a seeded 80 % is for training, the rest for the test. No recording is on both sides.
+``"published"``
+    The 761 training names that published results use (from DifferNet's repository). All 191 normal test
+    images of that split have another image of their own recording in training: a method may recognise the
+    tile instead of the absence of defects. Use it to stand beside published numbers, and for nothing else.
+
+In both, held-out normals are whole recordings taken from the training side.
+
+The rule is good but not perfect. Shown as rows of pictures, recordings hold what they should; but a few
+normal tiles came back later in another recording: mt-052659 and mt-065001, mt-355636 and mt-358102, mt-005874
+and mt-013526, mt-008676 and mt-009196 show the same marks. So a handful of recordings are no strangers.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from .download import Archive, data_home
+from .images import FileReader
+from .samples import Dataset, Sample, draw_groups
+
+SPLITS = ("tile", "published")
+COUNTS = {"blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103, "good": 952}
+JUMP = 300  # frames; a larger step between neighbours starts a new recording
+TRAIN_SHARE = 0.8  # of the recordings that hold only normals, for split "tile"; held-out ones included
+HELD_OUT_SHARE = 0.15  # of the training side's recordings: about 100 images
+
+CITATION = (
+    "Y. Huang, C. Qiu, K. Yuan: Surface defect saliency of magnetic tile. Visual Computer 36 (2020) 85-96"
+)
+TERMS = (
+    f"Magnetic tile defects: the authors welcome use and ask to be cited; no licence file. Cite: {CITATION}"
+)
+
+_COMMIT = "cc4eb530b57b9cb7225bf76023873043ffd50655"
+ARCHIVE = Archive(
+    name=f"magnetic-tile-{_COMMIT[:8]}.zip",
+    urls=(
+        f"https://github.com/abin24/Magnetic-tile-defect-datasets./archive/{_COMMIT}.zip",
+        f"https://codeload.github.com/abin24/Magnetic-tile-defect-datasets./zip/{_COMMIT}",
+    ),
+    size="53 MB",
+    terms=TERMS,
+    members=r"MT_[A-Z][a-z]+/Imgs/[^/]+\.(jpg|png)",
+    digest="038726ddab8cca0d1003b5ff27b97bbd76ce2a94a331af33b6dbf303086dbcb1",
+)
+
+
+def open_mt(
+    root: str | Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    textures: Iterable[str] | None = None,
+    download: bool = False,
+) -> Dataset:
+    """The magnetic-tile set from its official layout, ``MT_<kind>/Imgs/*.jpg`` with a PNG mask beside each.
+
+    All samples have the texture "mt". Four masks of MT_Uneven are empty; those images stay defects.
+
+    Args:
+        root: the folder with ``MT_Free`` in it, or a folder that has it as ``mt``. None: the folder that the
+            environment variable MSSF_DATA names, else the user's cache folder.
+        split: "tile" (default) or "published".
+        seed: seed of the draw of training recordings ("tile") and held-out recordings (both).
+        textures: None or ("mt",).
+        download: fetch the set (53 MB, from GitHub) if it is not there.
+
+    Raises:
+        FileNotFoundError: if the set is not there and ``download`` is False; the message says how to get it.
+        ValueError: for an unknown split or texture, a file whose name holds no frame number, or a published
+            training image that is missing.
+
+    Warns:
+        UserWarning: if the numbers of images are not those of the official set.
+    """
+    split = SPLITS[0] if split is None else split
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r} of 'mt'; choose {' or '.join(map(repr, SPLITS))}")
+    if textures is not None and set(textures) != {"mt"}:
+        raise ValueError(f"'mt' has one texture, 'mt'; got {tuple(textures)}")
+    folder = _find(root, download)
+    images = {path: _kind(path) for path in folder.glob("MT_*/Imgs/*.jpg") if not path.name.startswith(".")}
+    _compare_counts(folder, Counter(images.values()))
+    group = recordings(path.name for path in images)
+    rng = torch.Generator().manual_seed(seed)
+    normals = {path.name: group[path.name] for path, kind in images.items() if kind == "good"}
+    mixed = {group[path.name] for path, kind in images.items() if kind != "good"}
+    if split == "tile":
+        chosen = draw_groups(set(normals.values()) - mixed, TRAIN_SHARE, rng)
+        side = {name for name, recording in normals.items() if recording in chosen}
+    else:
+        side = _published_names()
+        if missing := sorted(side - normals.keys()):
+            raise ValueError(
+                f"{folder}: {len(missing)} of the {len(side)} published training images are missing, such as "
+                f"{missing[0]}; get the whole set, or use split='tile'"
+            )
+    kept = draw_groups((normals[name] for name in side), HELD_OUT_SHARE, rng)
+    samples: dict[str, list[Sample]] = {"train": [], "held_out": [], "test": []}
+    for path, kind in sorted(images.items()):
+        part = "test" if path.name not in side else "held_out" if group[path.name] in kept else "train"
+        mask = path.with_suffix(".png")
+        samples[part].append(
+            Sample(
+                key=path.relative_to(folder).as_posix(),
+                texture="mt",
+                defect=kind,
+                split=part,
+                group=group[path.name],
+                mask=mask.relative_to(folder).as_posix() if kind != "good" and mask.exists() else None,
+            )
+        )
+    return Dataset(
+        name="mt",
+        split=split,
+        seed=seed,
+        train=tuple(samples["train"]),
+        held_out=tuple(samples["held_out"]),
+        test=tuple(samples["test"]),
+        reader=FileReader(folder),
+        licence=TERMS,
+        citation=CITATION,
+        root=folder,
+        leaks=split == "published",
+    )
+
+
+def recordings(names: Iterable[str]) -> dict[str, str]:
+    """Which recording each image belongs to, from the frame numbers in the file names.
+
+    Args:
+        names: file names, ``exp<exposure>_num_<frame>.jpg``, of *all* images, defective ones too.
+
+    Returns:
+        Name of the recording for each file name; it holds the recording's first frame number.
+    """
+    frames = {}
+    for name in names:
+        match = re.fullmatch(r"exp\d+_num_(\d+)\.jpg", name)
+        if match is None:
+            raise ValueError(f"{name}: expected exp<exposure>_num_<frame>.jpg; rename or remove this file")
+        frames[name] = int(match[1])
+    found: dict[str, str] = {}
+    last, recording = None, ""
+    for name, frame in sorted(frames.items(), key=lambda item: (item[1], item[0])):
+        if last is None or frame - last > JUMP:
+            recording = f"mt-{frame:06d}"
+        found[name], last = recording, frame
+    return found
+
+
+def _find(root: str | Path | None, download: bool) -> Path:
+    """The folder that holds MT_Free; fetched if it is not there and may be."""
+    home = data_home(root)
+    for folder in (home, home / "mt"):
+        if (folder / "MT_Free").is_dir():
+            return folder
+    if download:
+        return ARCHIVE.fetch(home / "mt")
+    raise FileNotFoundError(
+        f"the magnetic-tile set is neither in {home} nor in {home / 'mt'} (no folder MT_Free). "
+        f"Either open_dataset('mt', download=True) fetches it ({ARCHIVE.size}), "
+        f"or {ARCHIVE.by_hand(home / 'mt')}"
+    )
+
+
+def _kind(path: Path) -> str:
+    kind = path.parts[-3].removeprefix("MT_").lower()
+    return "good" if kind == "free" else kind
+
+
+def _compare_counts(folder: Path, counts: Counter) -> None:
+    if unknown := counts.keys() - COUNTS.keys():
+        raise ValueError(f"{folder}: unknown kind MT_{min(unknown).title()}; remove that folder")
+    if counts != COUNTS:
+        found = ", ".join(
+            f"{counts[kind]} {kind}, not {n}" for kind, n in COUNTS.items() if counts[kind] != n
+        )
+        warnings.warn(
+            f"{folder} is not the official magnetic-tile set: {found}. Numbers from it stand for themselves",
+            stacklevel=3,
+        )
+
+
+def _published_names() -> set[str]:
+    text = resources.files(__package__).joinpath("lists/mt_published_train.txt").read_text(encoding="utf-8")
+    return {line for line in text.splitlines() if line and not line.startswith("#")}

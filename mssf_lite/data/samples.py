@@ -1,0 +1,261 @@
+"""Samples, and the data sets made of them.
+
+A data set is three lists of samples and a reader::
+
+    dataset.train       normals to learn from
+    dataset.held_out    normals kept from training: thresholds, stopping, colour scales
+    dataset.test        normals and defects, looked at once, at the end
+
+    image, mask = dataset.read(sample, size=(256, 256))  # (3, H, W) in [0, 1], (H, W) bool
+
+Every sample names its ``group``, the physical item in front of the camera. Pictures of one item are no
+independent witnesses, so a split keeps every group on one side; a data set that breaks this rule cannot be
+made, except for a split that says of itself that it leaks.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+SPLITS = ("train", "held_out", "test")
+Size = tuple[int, int]  # (height, width) in pixels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known about it.
+
+    Args:
+        key: its name: a POSIX path relative to the data set's root, or the name of a procedural image.
+        texture: the material, such as "leather".
+        defect: "good" for a normal image, else the kind of defect.
+        split: "train", "held_out" or "test".
+        group: the physical item it shows; samples of one group must not stand on two sides of a split.
+        mask: name of its mask (relative path, or a procedural name). None: no mask is known, which for a
+            normal image means the empty mask.
+    """
+
+    key: str
+    texture: str
+    defect: str
+    split: str
+    group: str
+    mask: str | None = None
+
+    def __post_init__(self):
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.key}: unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether the image shows a defect; the label says so, not the mask, which may be empty."""
+        return self.defect != "good"
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether each pixel's label is known; always so for a normal image."""
+        return self.mask is not None or not self.is_defect
+
+
+class Reader(Protocol):
+    """Whatever turns a sample into pixels."""
+
+    def read(self, sample: Sample, size: Size | None) -> tuple[Tensor, Tensor | None]:
+        """The image (3, H, W) float32 in [0, 1] and its mask (H, W) bool; None for a defect without mask."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in three splits, with a reader for their pixels.
+
+    Args:
+        name: "textures", "mt", "folder" ...
+        split: name of the way the samples were divided.
+        seed: the seed that division was drawn with.
+        train: normals to learn from.
+        held_out: normals kept from training.
+        test: normals and defects.
+        reader: gives the pixels of a sample.
+        licence: terms of use, in words.
+        citation: what to cite.
+        root: the folder the keys are relative to; None for procedural images.
+        leaks: True only for a split that is known to put pictures of one item into training *and* test;
+            such a split is kept to stand beside published numbers.
+
+    Raises:
+        ValueError: if a training or held-out sample shows a defect, a key comes twice, a sample stands in
+            another list than it says, or a group stands on two sides.
+    """
+
+    name: str
+    split: str
+    seed: int
+    train: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    reader: Reader
+    licence: str
+    citation: str
+    root: Path | None = None
+    leaks: bool = False
+
+    def __post_init__(self):
+        seen: set[str] = set()
+        for split in SPLITS:
+            for sample in getattr(self, split):
+                where = f"data set {self.name!r}, sample {sample.key}"
+                if sample.split != split:
+                    raise ValueError(f"{where}: says {sample.split!r} but stands in {split!r}")
+                if sample.is_defect and split != "test":
+                    raise ValueError(f"{where}: {sample.defect!r} in {split!r}; defects belong in 'test'")
+                if sample.key in seen:
+                    raise ValueError(f"{where}: comes twice; every key may stand in one split, once")
+                seen.add(sample.key)
+        sides = {split: {sample.group for sample in getattr(self, split)} for split in SPLITS}
+        pairs = [("train", "held_out"), ("train", "test"), ("held_out", "test")]
+        for one, other in pairs[:1] if self.leaks else pairs:
+            if both := sides[one] & sides[other]:
+                raise ValueError(
+                    f"data set {self.name!r}, split {self.split!r}: {len(both)} group(s) stand in {one!r} "
+                    f"and in {other!r}, for instance {min(both)!r}; keep all pictures of one item on one side"
+                )
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All samples: train, held out, test."""
+        return self.train + self.held_out + self.test
+
+    @property
+    def textures(self) -> tuple[str, ...]:
+        """Names of the textures, sorted."""
+        return tuple(sorted({sample.texture for sample in self.samples}))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the file list: who is in which split. It names the split, not the pixels."""
+        lines = ("\t".join((s.split, s.key, s.texture, s.defect, s.group)) for s in self.samples)
+        return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
+
+    def read(self, sample: Sample, size: Size | None = None) -> tuple[Tensor, Tensor | None]:
+        """Read one sample.
+
+        Args:
+            sample: one of this data set's samples.
+            size: (H, W) to resize to; None keeps the image's own.
+
+        Returns:
+            The image (3, H, W), float32 in [0, 1], and its mask (H, W), bool: all False for a normal image,
+            None for a defect whose mask is not known (``sample.has_mask`` tells beforehand).
+        """
+        return self.reader.read(sample, size)
+
+    def images(self, samples: Sequence[Sample], size: Size | None) -> "Images":
+        """The images of some samples as a torch data set, each read when it is asked for.
+
+        Args:
+            samples: which, and in what order.
+            size: (H, W) of every image; None keeps each image's own, which cannot be batched unless equal.
+        """
+        without = tuple(replace(sample, mask=None) for sample in samples)  # no need to decode masks
+        return Images(self.reader, without, size)
+
+    def masks(self, samples: Iterable[Sample], size: Size) -> np.ndarray:
+        """The masks of some samples.
+
+        Args:
+            samples: which, and in what order.
+            size: (H, W) of every mask.
+
+        Returns:
+            (N, H, W) bool; all False for a normal image.
+
+        Raises:
+            ValueError: for a defect without a mask: nobody knows which of its pixels are good.
+        """
+        samples = tuple(samples)
+        masks = np.zeros((len(samples), *size), dtype=bool)
+        for i, sample in enumerate(samples):
+            mask = self.read(sample, size)[1] if sample.is_defect else masks[i]
+            if mask is None:
+                raise ValueError(
+                    f"{sample.key}: this {sample.defect!r} image has no mask, so there is no pixel metric "
+                    "for it; add the mask, or use only the samples where sample.has_mask is true"
+                )
+            masks[i] = mask
+        return masks
+
+    def write_lists(self, folder: str | Path) -> list[Path]:
+        """Write train.txt, held_out.txt and test.txt, one key a line, and return their paths.
+
+        A reader never meets half a list: each file is written aside and put in place in one step.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{split}.txt" for split in SPLITS]
+        for split, path in zip(SPLITS, paths, strict=True):
+            handle, aside = tempfile.mkstemp(dir=folder, prefix=f".{split}-", text=True)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                    file.writelines(f"{sample.key}\n" for sample in getattr(self, split))
+                os.chmod(aside, 0o644)  # mkstemp makes files that only their owner can read
+                os.replace(aside, path)
+            except BaseException:
+                Path(aside).unlink(missing_ok=True)
+                raise
+        return paths
+
+
+class Images(TorchDataset):
+    """The images of a list of samples: ``images[i]`` is (3, H, W) float32 in [0, 1], read on demand.
+
+    Args:
+        reader: gives the pixels of a sample.
+        samples: which, and in what order.
+        size: (H, W) of every image, or None for each image's own.
+    """
+
+    def __init__(self, reader: Reader, samples: tuple[Sample, ...], size: Size | None):
+        self.reader, self.samples, self.size = reader, samples, size
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image at a position; IndexError past the end, so that a plain loop stops."""
+        return self.reader.read(self.samples[index], self.size)[0]
+
+
+def leaked(dataset: Dataset) -> int:
+    """How many normal test images show an item that is also shown in training (held-out ones included)."""
+    known = {sample.group for sample in dataset.train + dataset.held_out}
+    return sum(not sample.is_defect and sample.group in known for sample in dataset.test)
+
+
+def draw_groups(groups: Iterable[str], share: float, rng: torch.Generator) -> set[str]:
+    """Draw some of the groups, never all and never none.
+
+    Args:
+        groups: names; repeats and order do not matter.
+        share: the share of *groups* (not of samples) to draw, in (0, 1); rounded to whole groups.
+        rng: the only source of chance, so one seed gives one draw.
+
+    Returns:
+        The drawn names: at least one, and all but one at most; none if there are fewer than two groups.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"a share of groups lies between 0 and 1, got {share}")
+    names = sorted(set(groups))
+    count = min(max(round(share * len(names)), 1), len(names) - 1)
+    order = torch.randperm(len(names), generator=rng).tolist()
+    return {names[i] for i in order[: max(count, 0)]}

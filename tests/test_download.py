@@ -1,0 +1,253 @@
+import stat
+import threading
+import zipfile
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pooch
+import pytest
+from data_trees import magnetic_tiles
+
+from mssf_lite.data import data_home, open_dataset
+from mssf_lite.data.download import Archive, Resume, extract, tree_digest
+from mssf_lite.data.mt import ARCHIVE
+
+
+class Server:
+    """A web server with one file. It can know ranges or not, and break off after some bytes."""
+
+    def __init__(self, content: bytes, ranges: bool = True):
+        self.content, self.ranges, self.break_after, self.asked = content, ranges, None, []
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self))
+        self.url = f"http://127.0.0.1:{self.http.server_port}/file.zip"
+        self.thread = threading.Thread(target=partial(self.http.serve_forever, poll_interval=0.01))
+        self.thread.start()
+
+    def close(self):
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def __init__(self, server, *args):
+        self.file = server
+        super().__init__(*args)
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        file, wanted = self.file, self.headers.get("Range")
+        file.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and file.ranges else 0
+        if start >= len(file.content):
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(file.content) - 1}/{len(file.content)}")
+        self.send_header("Content-Length", str(len(file.content) - start))
+        self.end_headers()
+        self.wfile.write(file.content[start:][: file.break_after])
+        self.close_connection = True
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*args, **kwargs):
+        servers.append(Server(*args, **kwargs))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The tiny magnetic tiles, zipped as GitHub does it, and the digest of their files."""
+    folder = tmp_path_factory.mktemp("packed")
+    tree = magnetic_tiles(folder / "mt")
+    with zipfile.ZipFile(folder / "mt.zip", "w") as file:
+        file.writestr("Magnetic-tile-defect-datasets.-cc4eb53/README.md", "not part of the digest")
+        for path in sorted(tree.rglob("*")):
+            file.write(path, f"Magnetic-tile-defect-datasets.-cc4eb53/{path.relative_to(tree).as_posix()}")
+    return (folder / "mt.zip").read_bytes(), tree_digest(tree)
+
+
+def archive(*urls, digest=None):
+    return Archive("file.zip", urls, "1 MB", "Terms: be kind.", ARCHIVE.members, digest)
+
+
+DEAD = "http://127.0.0.1:9/file.zip"  # nobody listens on the discard port
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_set_is_fetched_checked_and_put_in_place_without_the_archive_s_top_folder(
+    serve, packed, tmp_path, capsys
+):
+    content, digest = packed
+    target = archive(serve(content).url, digest=digest).fetch(tmp_path / "new" / "mt")
+    assert tree_digest(target) == digest and names(target) == ["MT_Break", "MT_Crack", "MT_Free", "MT_Uneven"]
+    assert names(tmp_path / "new") == ["mt"]  # no archive, no part, nothing aside
+    assert "Terms: be kind." in capsys.readouterr().out
+
+
+def test_terms_are_shown_before_anything_is_asked_of_a_server(serve, packed, tmp_path, monkeypatch):
+    server, seen = serve(packed[0]), []
+    monkeypatch.setattr("builtins.print", lambda text: seen.append((text.split("\n")[0], len(server.asked))))
+    archive(server.url, digest=packed[1]).fetch(tmp_path / "mt")
+    assert seen == [("Terms: be kind.", 0)]
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(serve, packed, tmp_path):
+    content, digest = packed
+    server = serve(content)
+    server.break_after = 100_000
+    what = archive(server.url, digest=digest)
+    with pytest.raises(ConnectionError, match=r"What has come lies in .*file\.zip\.part; ask again"):
+        what.fetch(tmp_path / "mt")
+    have = (tmp_path / "file.zip.part").stat().st_size
+    assert 50_000 < have <= 100_000 < len(content)  # whole blocks are kept
+    assert not (tmp_path / "mt").exists()
+    server.break_after = None
+    what.fetch(tmp_path / "mt")
+    assert server.asked == [None, f"bytes={have}-"]
+    assert tree_digest(tmp_path / "mt") == digest and names(tmp_path) == ["mt"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_part_is_continued_where_the_server_knows_ranges_and_replaced_where_not(serve, tmp_path, ranges):
+    content = bytes(range(256)) * 300
+    server, part = serve(content, ranges=ranges), tmp_path / "a.part"
+    part.write_bytes(content[:999])
+    Resume(part)(server.url, str(tmp_path / "a"), None)  # a zip would forgive bytes too many in front
+    assert (tmp_path / "a").read_bytes() == content and not part.exists()
+    assert server.asked == ["bytes=999-"]
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(serve, packed, tmp_path):
+    content, digest = packed
+    (tmp_path / "file.zip.part").write_bytes(content + b"rest of another file")
+    server = serve(content)
+    archive(server.url, digest=digest).fetch(tmp_path / "mt")
+    assert server.asked == [f"bytes={len(content) + 20}-", None]
+
+
+def test_the_next_address_helps_when_the_first_is_dead(serve, packed, tmp_path):
+    content, digest = packed
+    archive(DEAD, serve(content).url, digest=digest).fetch(tmp_path / "mt")
+    assert tree_digest(tmp_path / "mt") == digest
+
+
+def test_dead_addresses_tell_which_file_to_put_where(packed, tmp_path, capsys):
+    content, digest = packed
+    what = archive(DEAD, DEAD + "2", digest=digest)
+    with pytest.raises(ConnectionError) as error:
+        what.fetch(tmp_path / "mt")
+    for words in (DEAD, DEAD + "2", f"save it as {tmp_path / 'file.zip'}", f"lie in {tmp_path / 'mt'}"):
+        assert words in str(error.value)
+    capsys.readouterr()
+    (tmp_path / "file.zip").write_bytes(content)  # the advice works, and the file is not taken away
+    assert tree_digest(what.fetch(tmp_path / "mt")) == digest
+    assert capsys.readouterr().out == ""  # nothing is downloaded, so nothing is announced
+    assert names(tmp_path) == ["file.zip", "mt"]
+
+
+def test_other_files_than_the_known_ones_are_not_put_in_place(serve, packed, tmp_path):
+    what = archive(serve(packed[0]).url, digest="0" * 64)
+    with pytest.raises(
+        ValueError, match=r"not the files we know \(digest \w{12}\.\.\., not 000000000000\.\.\.\); try again"
+    ):
+        what.fetch(tmp_path / "mt")
+    assert names(tmp_path) == []
+    (tmp_path / "file.zip").write_bytes(packed[0])
+    with pytest.raises(ValueError, match=r"delete .*file\.zip and try again"):
+        what.fetch(tmp_path / "mt")
+
+
+def test_an_unknown_digest_is_said_aloud(serve, packed, tmp_path, capsys):
+    archive(serve(packed[0]).url).fetch(tmp_path / "mt")
+    assert f"taken on trust. Its files have digest {packed[1]}" in capsys.readouterr().out
+
+
+def test_a_page_instead_of_an_archive_is_refused(serve, tmp_path):
+    with pytest.raises(ValueError, match=r"file\.zip: File is not a zip file; try again"):
+        archive(serve(b"<html>please log in</html>").url).fetch(tmp_path / "mt")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mt").mkdir()
+    (tmp_path / "mt" / "thesis.tex").write_text("important")
+    with pytest.raises(FileExistsError, match="is not this data set; move it away"):
+        archive(DEAD).fetch(tmp_path / "mt")
+
+
+@pytest.mark.parametrize(
+    "name", ["../MT_Free/Imgs/a.jpg", "/MT_Free/Imgs/a.jpg", "x/../../MT_Free/Imgs/a.jpg", "C:/a", "..\\a"]
+)
+def test_members_that_would_land_elsewhere_are_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr("top/MT_Free/Imgs/fine.jpg", "x")
+        file.writestr(name, "x")
+    with pytest.raises(ValueError, match="unsafe"):
+        extract(tmp_path / "bad.zip", tmp_path / "in" / "side", ".*")
+    assert not (tmp_path / "MT_Free").exists() and not (tmp_path / "in" / "MT_Free").exists()
+
+
+def test_links_in_an_archive_are_refused(tmp_path):
+    link = zipfile.ZipInfo("top/MT_Free/Imgs/a.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr(link, "/etc/passwd")
+    with pytest.raises(ValueError, match=r"unsafe: 'top/MT_Free/Imgs/a\.jpg' is a link"):
+        extract(tmp_path / "bad.zip", tmp_path / "out", ARCHIVE.members)
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("top/readme.txt", "x")
+    with pytest.raises(ValueError, match="none of the expected files"):
+        extract(tmp_path / "other.zip", tmp_path / "out", ARCHIVE.members)
+
+
+def test_the_digest_sees_names_and_contents_and_only_the_members(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").write_text("1")
+    first = tree_digest(tmp_path, r"a/.*\.jpg")
+    (tmp_path / "README.md").write_text("ignored")
+    assert tree_digest(tmp_path, r"a/.*\.jpg") == first
+    (tmp_path / "a" / "x.jpg").write_text("2")
+    second = tree_digest(tmp_path, r"a/.*\.jpg")
+    (tmp_path / "a" / "x.jpg").rename(tmp_path / "a" / "y.jpg")
+    assert len({first, second, tree_digest(tmp_path, r"a/.*\.jpg")}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*is not the official magnetic-tile set")
+def test_open_dataset_downloads_once_and_then_uses_what_is_there(serve, packed, tmp_path, monkeypatch):
+    server = serve(packed[0])
+    monkeypatch.setattr("mssf_lite.data.mt.ARCHIVE", replace(ARCHIVE, urls=(server.url,), digest=packed[1]))
+    first = open_dataset("mt", tmp_path / "data", download=True)
+    assert first.root == tmp_path / "data" / "mt" and len(first.samples) == 128
+    assert open_dataset("mt", tmp_path / "data", download=True).digest == first.digest
+    assert open_dataset("mt", tmp_path / "data").digest == first.digest
+    assert len(server.asked) == 1
+
+
+def test_data_lies_where_root_says_else_mssf_data_else_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MSSF_DATA", str(tmp_path))
+    assert data_home("here") == Path("here") and data_home() == tmp_path
+    for unset in ("", None):
+        monkeypatch.setenv("MSSF_DATA", unset) if unset is not None else monkeypatch.delenv("MSSF_DATA")
+        assert data_home() == Path(pooch.os_cache("mssf_lite"))
