@@ -1,0 +1,343 @@
+"""How good scores and maps are, in NumPy.
+
+Three rules hold for every metric here:
+
+* Exact: every distinct value is a threshold, equal values move together, nothing is binned or rescaled.
+* A metric that needs normals *and* defects is left out of the result where one of them is missing, so that a
+  test set of one kind still gives its scores and no crash.
+* Higher is better, and the range is [0, 1].
+
+Scores of images are judged by scikit-learn. Pixels come in tens of millions, for which it needs minutes:
+there one sort of the normal pixels serves all four metrics, and the tests hold them to scikit-learn's values.
+F1-max takes its threshold from the test labels: an upper bound, not a figure to deploy by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+if TYPE_CHECKING:
+    from mssf_lite.data.samples import Sample
+
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
+EIGHT = np.ones((3, 3))  # diagonal neighbours belong to one defect
+
+
+def image_metrics(scores: ArrayLike, is_defect: ArrayLike) -> dict[str, float]:
+    """AUROC, average precision and F1-max over images.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        is_defect: (N,) bool.
+
+    Returns:
+        ``image_auroc``, ``image_ap`` (the step-wise sum, not the trapezoid) and ``image_f1max``; empty if all
+        images are normal or all show a defect.
+
+    Raises:
+        ValueError: if the shapes differ, a score is not finite, or ``is_defect`` is not bool.
+    """
+    scores, is_defect = _checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
+    if not (is_defect.any() and not is_defect.all()):
+        return {}
+    return {
+        "image_auroc": float(roc_auc_score(is_defect, scores)),
+        "image_ap": float(average_precision_score(is_defect, scores)),
+        "image_f1max": f1_max(scores, is_defect),
+    }
+
+
+def f1_max(scores: ArrayLike, is_defect: ArrayLike) -> float:
+    """The largest F1 that any threshold on the scores reaches.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        is_defect: (N,) bool with at least one True.
+
+    Raises:
+        ValueError: as :func:`image_metrics`, and if there is no defect.
+    """
+    scores, is_defect = _checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
+    if not is_defect.any():
+        raise ValueError(f"F1 needs a defect, but all {len(scores)} images are normal: leave F1 out")
+    precision, recall, _ = precision_recall_curve(is_defect, scores)
+    both = precision + recall
+    return float(np.max(2 * precision * recall / np.where(both > 0, both, 1)))  # no hit at all: F1 is 0
+
+
+def pixel_metrics(maps: ArrayLike, masks: ArrayLike) -> dict[str, float]:
+    """AUROC, average precision, F1-max and AUPRO over all pixels of all images, normal images included.
+
+    Args:
+        maps: (N, H, W), higher is more anomalous.
+        masks: (N, H, W) bool.
+
+    Returns:
+        ``pixel_auroc``, ``pixel_ap``, ``pixel_f1max`` and ``aupro`` (up to a false-positive rate of 0.3);
+        empty if no pixel is a defect or every one is.
+
+    Raises:
+        ValueError: if the shapes differ, a value is not finite, or ``masks`` is not bool.
+    """
+    maps, masks = _checked(maps, masks, ("maps", "masks"), dimensions=3)
+    if not (masks.any() and not masks.all()):
+        return {}
+    curve = _curve(maps, masks)
+    hits, precision = curve.hits, curve.hits / (curve.hits + curve.false)
+    return {
+        "pixel_auroc": _area(curve.fpr, _corners(hits), limit=1),
+        "pixel_ap": float(np.sum(np.diff(hits, prepend=0) / hits[-1] * precision)),
+        "pixel_f1max": float(np.max(2 * hits / (hits + curve.false + hits[-1]))),
+        "aupro": _area(curve.fpr, curve.pro, limit=0.3),
+    }
+
+
+def aupro(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> float:
+    """Area under the per-region-overlap curve [Bergmann et al. 2019]. Each defect counts alike.
+
+    Per-region overlap: the share of a defect's pixels that lie above the threshold, averaged over all defects
+    (8-connected regions of the masks). The false-positive rate runs over all normal pixels of all images. The
+    curve is interpolated at ``max_fpr`` and the area divided by it, so that a perfect map reaches 1.
+
+    Args:
+        maps: (N, H, W), higher is more anomalous.
+        masks: (N, H, W) bool; all False for a normal image.
+        max_fpr: where the curve ends, in (0, 1].
+
+    Raises:
+        ValueError: as :func:`pixel_metrics`, for ``max_fpr`` out of range, and if no pixel is a defect or
+            every one is.
+    """
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr is a rate in (0, 1], got {max_fpr}: the usual limit is 0.3")
+    maps, masks = _checked(maps, masks, ("maps", "masks"), dimensions=3)
+    if not (masks.any() and not masks.all()):
+        kind = "a defect" if masks.any() else "normal"
+        raise ValueError(
+            f"AUPRO needs defect and normal pixels, but every pixel of {masks.shape} masks is {kind}: "
+            "use pixel_metrics, which leaves AUPRO out then"
+        )
+    curve = _curve(maps, masks)
+    return _area(curve.fpr, curve.pro, max_fpr)
+
+
+def bootstrap_auroc(
+    scores: ArrayLike,
+    is_defect: ArrayLike,
+    groups: Sequence[str],
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the image AUROC over resampled groups.
+
+    Six exposures of one tile are one witness, not six: whole groups are drawn with replacement, as many as
+    there are, and a group drawn twice counts twice. A draw that holds only normals or only defects has no
+    AUROC and is skipped.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        is_defect: (N,) bool, of both kinds.
+        groups: (N,) names of the physical items; across textures put the texture's name in front.
+        repeats: number of draws.
+        seed: of the draws; one seed gives one interval.
+        level: share of the draws that the interval covers, in (0, 1).
+
+    Returns:
+        Its lower and its upper end.
+
+    Raises:
+        ValueError: as :func:`image_metrics`, and where no interval can be had.
+    """
+    scores, is_defect = _checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
+    if len(groups) != len(scores):
+        raise ValueError(f"{len(scores)} scores but {len(groups)} groups: name one group for every score")
+    if not 0 < level < 1:
+        raise ValueError(f"level is a share in (0, 1), got {level}: the usual one is 0.95")
+    if not (is_defect.any() and not is_defect.all()):
+        kind = "show a defect" if is_defect.any() else "are normal"
+        raise ValueError(f"AUROC needs normals and defects, but all {len(scores)} images {kind}")
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), repeats)
+    weight = drawn[:, member].astype(float)  # (repeats, N): how often each image came along
+    defect, normal = weight[:, is_defect], weight[:, ~is_defect]
+    pairs = defect.sum(1) * normal.sum(1)
+    high, low = scores[is_defect][:, None], scores[~is_defect][None]
+    wins = (high > low) + 0.5 * (high == low)  # (defects, normals); its weighted mean is the AUROC
+    usable = pairs > 0
+    if not usable.any():
+        raise ValueError(f"none of {repeats} draws of {len(names)} group(s) held both kinds: raise repeats")
+    aurocs = ((defect @ wins) * normal).sum(1)[usable] / pairs[usable]
+    low_end, high_end = np.quantile(aurocs, [(1 - level) / 2, (1 + level) / 2])
+    return float(low_end), float(high_end)
+
+
+def evaluate(
+    scores: ArrayLike,
+    samples: Sequence[Sample],
+    maps: ArrayLike | None = None,
+    masks: ArrayLike | None = None,
+) -> dict[str, Any]:
+    """All metrics of one test set: for each texture, as their mean, pooled, and for each kind of defect.
+
+    *Mean* averages the textures' own metrics, as papers do: each texture may have a threshold of its own.
+    *Pooled* treats all textures as one set, which asks one threshold to serve all: what a unified detector
+    delivers, and seldom the same number.
+
+    An image's label comes from its sample, so a defect whose mask is empty stays a defect. Samples without
+    a known mask take part in the image metrics only, and are counted.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        samples: (N,) test samples.
+        maps: (N, H, W), or None for image metrics only.
+        masks: (M, H, W) bool, one for each sample with ``has_mask``, in their order:
+            ``dataset.masks([s for s in samples if s.has_mask], (H, W))``. Needed with ``maps``.
+
+    Returns:
+        A dictionary ready for JSON; a metric that cannot be had is absent:
+
+        * ``textures``: texture -> image and pixel metrics, ``interval`` (95 % of the image AUROC, see
+          :func:`bootstrap_auroc`) and the counts ``normals``, ``defects`` and, with maps, ``masks_unknown``.
+        * ``mean``: metric -> mean over the textures that have it.
+        * ``pooled``: the same entries as for a texture, over all samples.
+        * ``defects``: texture -> defect -> ``image_auroc`` against all normals of this texture, ``images``.
+        * ``defects_pooled``: defect -> the same over all textures, against all normals.
+
+    Raises:
+        ValueError: as :func:`image_metrics` and :func:`pixel_metrics`, and if the counts do not fit together.
+    """
+    labels = np.array([sample.is_defect for sample in samples], dtype=bool)
+    scores, labels = _checked(scores, labels, ("scores", "samples"), dimensions=1)
+    known = np.array([sample.has_mask for sample in samples], dtype=bool)
+    if maps is not None:
+        maps = np.asarray(maps)
+        masks = np.asarray([] if masks is None else masks)
+        if len(maps) != len(samples) or len(masks) != known.sum():
+            raise ValueError(
+                f"{len(samples)} samples, {known.sum()} of them with a known mask, but {len(maps)} maps and "
+                f"{len(masks)} masks: give a map for every sample and a mask for each that has one"
+            )
+    row_of_mask = np.cumsum(known) - 1
+    groups = np.array([f"{sample.texture}/{sample.group}" for sample in samples])
+    textures = np.array([sample.texture for sample in samples])
+    defects = np.array([sample.defect for sample in samples])
+
+    def metrics(rows: np.ndarray) -> dict[str, Any]:
+        found: dict[str, Any] = image_metrics(scores[rows], labels[rows])
+        if found:
+            found["interval"] = list(bootstrap_auroc(scores[rows], labels[rows], groups[rows]))
+        found |= {"normals": int((~labels[rows]).sum()), "defects": int(labels[rows].sum())}
+        if maps is not None:
+            seen = rows & known
+            found |= pixel_metrics(maps[seen], masks[row_of_mask[seen]])
+            found["masks_unknown"] = int((rows & ~known).sum())
+        return found
+
+    def by_defect(rows: np.ndarray) -> dict[str, dict[str, float]]:
+        kinds = {}
+        for kind in sorted(set(defects[rows & labels])):
+            chosen = rows & (~labels | (defects == kind))
+            kinds[str(kind)] = {"images": int(labels[chosen].sum())}
+            if not labels[chosen].all():
+                kinds[str(kind)]["image_auroc"] = float(roc_auc_score(labels[chosen], scores[chosen]))
+        return kinds
+
+    everything = np.ones(len(samples), dtype=bool)
+    each = {str(name): textures == name for name in sorted(set(textures))}
+    per_texture = {name: metrics(rows) for name, rows in each.items()}
+    return {
+        "textures": per_texture,
+        "mean": _mean(per_texture),
+        "pooled": per_texture[str(textures[0])] if len(each) == 1 else metrics(everything),
+        "defects": {name: by_defect(rows) for name, rows in each.items() if (rows & labels).any()},
+        "defects_pooled": by_defect(everything),
+    }
+
+
+def _mean(per_texture: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of each metric over the textures that have it."""
+    columns = {m: [t[m] for t in per_texture.values() if m in t] for m in IMAGE_METRICS + PIXEL_METRICS}
+    return {metric: float(np.mean(values)) for metric, values in columns.items() if values}
+
+
+def _checked(
+    values: ArrayLike, labels: ArrayLike, names: tuple[str, str], dimensions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays of one shape, the values finite and the labels bool; else an error with a remedy."""
+    values, labels = np.asarray(values), np.asarray(labels)
+    if values.shape != labels.shape or values.ndim != dimensions:
+        raise ValueError(
+            f"{names[0]} {values.shape} and {names[1]} {labels.shape} must be of one shape with {dimensions} "
+            "dimension(s): one label for each value; resize or squeeze first"
+        )
+    if labels.dtype != bool:
+        raise ValueError(f"{names[1]} must be bool, got {labels.dtype}: pass {names[1]} > 0")
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{(~finite).sum()} of {values.size} {names[0]} are not finite, the first {values[first]} at "
+            f"index {first}: look at that image, or train with a lower learning rate"
+        )
+    return values, labels
+
+
+class _Curve(NamedTuple):
+    """What happens as the threshold falls; entries only where a defect pixel is reached (T of them).
+
+    Between two such values nothing but false positives is added, so no other threshold matters to any of
+    the metrics.
+    """
+
+    hits: np.ndarray  # (T,) defect pixels at or above each value
+    false: np.ndarray  # (T,) normal pixels at or above each value
+    fpr: np.ndarray  # (2T + 2,) corners of the curve from 0 to 1: before and after each value
+    pro: np.ndarray  # (2T + 2,) per-region overlap at these corners
+
+
+def _curve(maps: np.ndarray, masks: np.ndarray) -> _Curve:
+    normal = maps[~masks]
+    normal.sort()  # the one sort: a plain sort of float32 is ten times faster than an argsort
+    defect = maps[masks]
+    order = np.argsort(defect)[::-1]
+    defect = defect[order]
+    last = np.flatnonzero(np.r_[np.diff(defect) != 0, True])  # of equal values: ties move together
+    before = normal.size - np.searchsorted(normal, defect[last], "right")
+    after = normal.size - np.searchsorted(normal, defect[last], "left")  # larger where normal pixels tie
+    fpr = np.stack([before, after], axis=1).ravel() / normal.size
+    overlap = _region_weights(masks)[order].cumsum()[last]
+    return _Curve(last + 1, after, np.r_[0, fpr, 1], _corners(overlap))
+
+
+def _corners(found: np.ndarray) -> np.ndarray:
+    """Shares found before and after each value, from (T,) cumulated counts to the (2T + 2,) corners."""
+    return np.r_[0, 0, np.repeat(found / found[-1], 2)]
+
+
+def _region_weights(masks: np.ndarray) -> np.ndarray:
+    """Of each defect pixel, in the order of ``maps[masks]``: 1 / area of its region."""
+    weights = []
+    for mask in masks[masks.any(axis=(1, 2))]:
+        label, _ = ndimage.label(mask, EIGHT)
+        regions = label[mask]
+        weights.append(1 / np.bincount(regions)[regions])
+    return np.concatenate(weights)
+
+
+def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Area under straight lines through (x, y), x rising from 0, up to ``limit``, divided by it.
+
+    The line that crosses the limit is cut there. A step exactly at the limit adds nothing, which
+    interpolating with ``np.interp`` would get wrong.
+    """
+    width = np.diff(x)
+    part = np.divide(limit - x[:-1], width, out=np.zeros_like(width), where=width > 0).clip(0, 1)
+    return float(np.sum(width * part * (y[:-1] + part * np.diff(y) / 2)) / limit)

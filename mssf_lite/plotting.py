@@ -1,0 +1,258 @@
+"""Figures in one style: functions take data, return axes, and never show or save.
+
+The book is read on phones too, about 390 px wide, and on dark pages. So a figure is at most 6 inches wide
+with letters of 12 points, stands on its own white ground, and tells its groups apart by colours that
+colour-blind readers can tell apart as well, never by colour alone.
+
+Maps share ONE colour scale, taken from held-out normals (:func:`colour_scale`). Scaled each by itself, a
+normal image's map looks as alarming as a defect's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+WIDTH = 6.0  # inches
+MAPS = "cividis"  # even steps of lightness, the same for colour-blind eyes
+NORMAL, DEFECT = (sns.color_palette("colorblind")[i] for i in (0, 1))  # blue, orange
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for every figure that follows; call it once, after the imports."""
+    sns.set_theme(
+        style="ticks",
+        palette="colorblind",
+        rc={
+            "figure.figsize": (WIDTH, 3.5),
+            "figure.dpi": 120,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",  # a transparent figure loses its black letters on a dark page
+            "font.size": 12,
+            "axes.titlesize": 12,
+            "axes.labelsize": 12,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "legend.fontsize": 11,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": 2,
+        },
+    )
+
+
+def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999) -> tuple[float, float]:
+    """The ends of the colour scale for all maps of one model, from normals that it was not trained on.
+
+    The scale begins at their median. Its *middle* is the value that a share of only ``1 - upper`` of their
+    pixels exceeds: normal pixels stay in the dark half, and the bright half is left to tell defects apart.
+
+    Args:
+        held_out_maps: (N, H, W) maps of held-out normals, any units.
+        upper: share of their pixels that lie below the middle, in (0.5, 1).
+
+    Returns:
+        ``vmin`` and ``vmax``, in the units of the maps; one unit apart if all values are equal.
+    """
+    if not 0.5 < upper < 1:
+        raise ValueError(f"upper is a share in (0.5, 1), got {upper}: the usual one is 0.999")
+    maps = np.asarray(held_out_maps)
+    if not (maps.size and np.isfinite(maps).all()):
+        raise ValueError(
+            f"maps of shape {maps.shape} give no colour scale: it needs at least one, and finite values only"
+        )
+    vmin, middle = (float(value) for value in np.quantile(maps, [0.5, upper]))
+    return vmin, vmin + (2 * (middle - vmin) or 1.0)
+
+
+def show_maps(
+    images: Tensor,
+    maps: ArrayLike,
+    masks: ArrayLike | None = None,
+    *,
+    vmin: float,
+    vmax: float,
+    titles: Sequence[str] | None = None,
+    label: str = "anomaly score",
+) -> np.ndarray:
+    """Image, mask and map side by side, one row per image, on ONE colour scale.
+
+    Pictures more than twice as wide as high, strips of fabric for instance, stand one below the other.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        maps: (N, H, W).
+        masks: (N, H, W) bool; None leaves them out.
+        vmin: low end of the scale of every map: take it from :func:`colour_scale`.
+        vmax: high end.
+        titles: (N,), one for each image; up to about 22 letters stay clear of the next column.
+        label: what the maps measure, with its unit, as in "standard deviations" or "nats per dimension".
+
+    Returns:
+        (N, 2) or (N, 3) axes.
+    """
+    pictures, maps = _pictures(images), np.asarray(maps)
+    masks = None if masks is None else np.asarray(masks)
+    for name, given in {"maps": maps, "masks": masks}.items():
+        if given is not None and given.shape != pictures.shape[:3]:
+            raise ValueError(
+                f"{name} {given.shape} do not fit images {tuple(images.shape)}: need {pictures.shape[:3]}"
+            )
+    _fits(titles, len(pictures))
+    count, height, width = maps.shape
+    heads = ["image", "map"] if masks is None else ["image", "mask", "map"]
+    stacked = width > 2 * height
+    columns = 1 if stacked else len(heads)
+    rows = count * len(heads) // columns
+    tall = WIDTH / columns * height / width  # of one panel, in inches
+    words = 0.05 if titles is None and not stacked else 0.3  # room for a title above each row, in inches
+    inches = rows * (tall + words) + 0.85
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, inches), squeeze=False, layout="constrained")
+    axes = axes.reshape(count, len(heads))
+    for i, row in enumerate(axes):
+        _draw(row[0], pictures[i])
+        if masks is not None:
+            _draw(row[1], masks[i], cmap="gray", vmin=0, vmax=1)
+        drawn = _draw(row[-1], maps[i], cmap=MAPS, vmin=vmin, vmax=vmax)
+        for ax, head in zip(row, heads, strict=True):
+            if ax is row[0] and titles is not None:
+                ax.set_title(titles[i], loc="left")
+            elif i == 0 or stacked:
+                ax.set_title(head, loc="left" if stacked else "center")
+    across = {"orientation": "horizontal", "extend": "both", "aspect": 30, "extendfrac": 0.03}
+    fig.colorbar(drawn, ax=axes, fraction=0.2 / inches, pad=0.1 / inches, label=label, **across)
+    return axes
+
+
+def show_textures(images: Tensor, titles: Sequence[str] | None = None, columns: int = 3) -> np.ndarray:
+    """A contact sheet.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        titles: (N,), one for each image.
+        columns: images in a row; more than 3 are hard to read on a phone.
+
+    Returns:
+        (N,) axes.
+    """
+    pictures = _pictures(images)
+    _fits(titles, len(pictures))
+    rows = -(-len(pictures) // columns)
+    tall = WIDTH / columns * pictures.shape[1] / pictures.shape[2]
+    _, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, rows * (tall + 0.35)), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat[len(pictures) :]:
+        ax.remove()
+    for i, picture in enumerate(pictures):
+        _draw(axes.flat[i], picture)
+        if titles is not None:
+            axes.flat[i].set_title(titles[i])
+    return axes.flat[: len(pictures)]
+
+
+def show_losses(history: Sequence[Any], lines: Mapping[str, str], ax: Axes | None = None) -> Axes:
+    """Losses over the epochs.
+
+    Args:
+        history: what ``fit`` yielded: mappings or dataclasses with ``epoch`` and the losses, in nats per
+            dimension. A loss may be missing or None in some epochs.
+        lines: name of a loss in the history -> words for it, as in ``{"held_out": "held-out normals"}``.
+        ax: where to draw; None makes a figure.
+    """
+    ax = ax or plt.subplots(layout="constrained")[1]
+    rows = [asdict(item) if is_dataclass(item) else item for item in history]
+    for name, words in lines.items():
+        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        if not points:
+            known = sorted({key for row in rows for key in row})
+            raise ValueError(
+                f"no epoch has a loss {name!r}: choose from {', '.join(known) or 'an empty history'}"
+            )
+        style = ["-", "--", ":", "-."][len(ax.lines) % 4]  # for eyes and printers that see no colour
+        ax.plot(*zip(*points, strict=True), style, marker="o" if len(points) < 15 else None, label=words)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="epoch", ylabel="loss (nats per dimension)")
+    ax.legend()
+    return ax
+
+
+def show_scores(
+    scores: ArrayLike,
+    is_defect: ArrayLike,
+    textures: Sequence[str] | None = None,
+    threshold: float | Mapping[str, float] | None = None,
+    label: str = "image score",
+) -> np.ndarray:
+    """How well scores keep normal and defective images apart: a histogram for each texture, on one axis.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        is_defect: (N,) bool.
+        textures: (N,) names; None puts all images into one histogram.
+        threshold: drawn as a line: one for all, or texture -> its own.
+        label: what the scores measure.
+
+    Returns:
+        (T,) axes, one for each texture in the order of their names.
+    """
+    scores, is_defect = np.asarray(scores), np.asarray(is_defect, dtype=bool)
+    textures = np.asarray([""] * len(scores) if textures is None else textures)
+    if not (scores.shape == is_defect.shape == textures.shape and len(scores)):
+        raise ValueError(
+            f"scores {scores.shape}, is_defect {is_defect.shape} and textures {textures.shape} must be "
+            "of one length, with at least one image"
+        )
+    names = sorted(set(textures.tolist()))
+    inches = (WIDTH, 1.5 + 1.3 * len(names))
+    fig, axes = plt.subplots(len(names), 1, sharex=True, squeeze=False, figsize=inches, layout="constrained")
+    bins = np.histogram_bin_edges(scores, bins=30)  # the same for all, or heights could not be compared
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        chosen = textures == name
+        normal, defect = scores[chosen & ~is_defect], scores[chosen & is_defect]
+        ax.hist(normal, bins, color=NORMAL, alpha=0.75, label="normal")
+        ax.hist(defect, bins, histtype="step", hatch="///", color=DEFECT, linewidth=1.5, label="defect")
+        line = threshold.get(name) if isinstance(threshold, Mapping) else threshold
+        if line is not None:
+            ax.axvline(line, color="black", linestyle="--", linewidth=1.5, label="threshold")
+        ax.set_title(name, loc="left")
+        ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    axes[-1, 0].set_xlabel(label)
+    fig.supylabel("images", fontsize=plt.rcParams["axes.labelsize"])
+    handles, words = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, words, loc="outside upper center", ncols=len(words))
+    return axes[:, 0]
+
+
+def _pictures(images: Tensor) -> np.ndarray:
+    """(N, 3, H, W) in [0, 1] as the (N, H, W, 3) that matplotlib draws."""
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(
+            f"images must be (N, 3, H, W) with N > 0, got {tuple(images.shape)}: permute or unsqueeze"
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images lie in [0, 1], got {low:.3g} to {high:.3g}: show them before normalisation")
+    return images.detach().cpu().float().permute(0, 2, 3, 1).numpy()
+
+
+def _fits(titles: Sequence[str] | None, count: int) -> None:
+    if titles is not None and len(titles) != count:
+        raise ValueError(f"{count} images but {len(titles)} titles: give one for each image, or none")
+
+
+def _draw(ax: Axes, picture: np.ndarray, **scale: Any) -> AxesImage:
+    """A picture without ticks, in a thin frame that shows where a black mask or a white image ends."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color="grey", linewidth=0.8)
+    return ax.imshow(picture, **scale)

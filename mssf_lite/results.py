@@ -1,0 +1,309 @@
+"""Run records: one JSON file per run, and the tables made of them.
+
+A record says what was run, on which images, with what, and how well it went. The book prints no number of
+ours that does not stand in a record. Its entries::
+
+    method        "mssf", "msflow" ...
+    profile       name of the configuration's base: "check", "fast", "full"
+    seed          of the run
+    textures      names
+    dataset       name, split, seed, digest of the file list, counts: see describe_dataset
+    config        every setting
+    environment   versions, device, commit: see environment
+    sizes         parameters: trainable, frozen
+    times         seconds: fit, predict_per_image
+    metrics       what mssf_lite.metrics.evaluate returns
+    yardsticks    name of a simple method -> its metrics on the same features and split
+    training      the progress of the training, one entry per epoch
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+if TYPE_CHECKING:
+    from mssf_lite.data.samples import Dataset
+
+Record = dict[str, Any]
+
+KEYS = {
+    "": "method profile seed textures dataset config environment sizes times metrics yardsticks training",
+    "dataset": "name split seed digest counts",
+    "sizes": "trainable frozen",
+    "times": "fit predict_per_image",
+}  # part of the record ("" is the record itself) -> what it must have
+PACKAGES = ("torch", "torchvision", "timm", "FrEIA", "numpy", "scikit-learn")
+NAMES = ("dataset", "split", "method", "profile", "seed")  # what tells one record from another
+
+
+def environment(device: torch.device | str | None = None) -> dict[str, str | int]:
+    """What a reader must know to judge a number. Never fails: what cannot be found out reads "unknown".
+
+    Args:
+        device: what the run computed on; None means the GPU if there is one, else the CPU.
+
+    Returns:
+        ``python``, the version of each package, ``device`` (the model of GPU or CPU), ``threads`` of the CPU,
+        ``commit`` (``-dirty`` if files differed from it) and ``platform``.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(Path(__file__).parent),
+        "platform": f"{platform.system()} {platform.machine()}",  # no host name, no kernel
+    }
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """The ``dataset`` entry of a record: ``name``, ``split``, ``seed``, ``digest`` of the list, ``counts``.
+
+    ``counts`` holds the images of ``train``, ``held_out``, ``test_normal`` and ``test_defect``.
+    """
+    defects = sum(sample.is_defect for sample in dataset.test)
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "seed": dataset.seed,
+        "digest": dataset.digest,
+        "counts": {
+            "train": len(dataset.train),
+            "held_out": len(dataset.held_out),
+            "test_normal": len(dataset.test) - defects,
+            "test_defect": defects,
+        },
+    }
+
+
+def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
+    """Write a record as ``<dataset>-<split>-<method>-<profile>-seed<k>.json``; a rerun replaces its own file.
+
+    The file appears whole or not at all. NumPy numbers, tuples and dataclasses become plain JSON.
+
+    Args:
+        folder: where to; made if it is not there.
+        record: with the entries in this module's head.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: if an entry is missing, or a number is NaN or infinite.
+        TypeError: if a value has no place in JSON.
+    """
+    folder = Path(folder)
+    record = _plain(record, "record")
+    _check(record, "this record")
+    slugs = {name: re.sub(r"[^\w.]+", "_", str(_facts(record)[name])) for name in NAMES}
+    path = folder / "{dataset}-{split}-{method}-{profile}-seed{seed}.json".format(**slugs)
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=folder, prefix=".record-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_records(folder: str | Path, **filters: Any) -> list[Record]:
+    """The records in a folder, in the order of their file names.
+
+    Args:
+        folder: where :func:`write_record` wrote them.
+        filters: any of ``dataset``, ``split``, ``method``, ``profile``, ``seed``, with the value asked for.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: for an unknown filter, and for a file that is not a whole record.
+    """
+    folder = Path(folder)
+    if unknown := filters.keys() - set(NAMES):
+        raise ValueError(f"cannot filter records by {', '.join(sorted(unknown))}: use {', '.join(NAMES)}")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}: run a training chapter first, it writes records"
+        )
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # bad JSON or bad UTF-8
+            raise ValueError(f"{path} is not readable JSON ({error}): delete it and run again") from error
+        _check(record, str(path))
+        facts = _facts(record)
+        if all(facts[name] == value for name, value in filters.items()):
+            records.append(record)
+    return records
+
+
+def table(
+    records: Iterable[Record],
+    columns: Mapping[str, str],
+    by: Sequence[str] = ("dataset", "split", "method"),
+    digits: int = 3,
+) -> pd.DataFrame:
+    """Mean ± spread over the seeds, one row for each data set, split and method; yardsticks have rows too.
+
+    Args:
+        records: from :func:`read_records`.
+        columns: heading -> dotted path of a number in the record, such as
+            ``{"image AUROC": "metrics.pooled.image_auroc", "parameters": "sizes.trainable"}``.
+        by: what a row stands for: some of ``dataset``, ``split``, ``method``, ``profile``.
+        digits: after the decimal point.
+
+    Returns:
+        Strings: ``"0.877 ± 0.006"`` (sample standard deviation over seeds), ``"0.877"`` for a single seed,
+        empty where nothing was measured; whole numbers that agree over the seeds as they are. The last column
+        ``seeds`` counts the seeds.
+
+    Raises:
+        ValueError: if one row would mix unlike runs: two of the same seed with different numbers, or
+            methods on different file lists under one data set, split and seed.
+    """
+    digests: dict[tuple, str] = {}
+    rows: dict[tuple, dict[Any, list[float | int | None]]] = {}
+    for record in records:
+        data = record["dataset"]
+        if digests.setdefault((data["name"], data["split"], data["seed"]), data["digest"]) != data["digest"]:
+            raise ValueError(
+                f"records of {data['name']!r}, split {data['split']!r}, seed {data['seed']} were run on "
+                "different file lists (their digests differ): run them again on one"
+            )
+        # a yardstick shares the run's data and features, not its size and time
+        simple = [{"method": name, "metrics": found} for name, found in record["yardsticks"].items()]
+        stripped = {key: value for key, value in record.items() if key not in ("sizes", "times")}
+        for run in (record, *({**stripped, **yardstick} for yardstick in simple)):
+            facts = _facts(run)
+            seeds = rows.setdefault(tuple(facts[name] for name in by), {})
+            values = [_at(run, path) for path in columns.values()]
+            if seeds.setdefault(facts["seed"], values) != values:
+                raise ValueError(
+                    f"two different runs of {facts}: tell them apart with by=(..., 'profile'), read_records("
+                    "profile=...), or by emptying the yardsticks of one"
+                )
+    lines = [
+        (
+            *row,
+            *(_mean_and_spread(column, digits) for column in zip(*seeds.values(), strict=True)),
+            len(seeds),
+        )
+        for row, seeds in rows.items()
+    ]
+    return pd.DataFrame(lines, columns=[*by, *columns, "seeds"])
+
+
+def as_markdown(frame: pd.DataFrame) -> str:
+    """A table as Markdown, without its index; pandas itself would need another package for this."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.itertuples(index=False)]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def _mean_and_spread(values: Sequence[float | int | None], digits: int) -> str:
+    found = [value for value in values if value is not None]
+    if not found:
+        return ""
+    if all(isinstance(value, Integral) for value in found) and len(set(found)) == 1:
+        return f"{found[0]:,}"
+    spread = f" ± {np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else ""
+    return f"{np.mean(found):.{digits}f}{spread}"
+
+
+def _at(record: Mapping[str, Any], path: str) -> float | int | None:
+    """The number at a dotted path; None where the record has none."""
+    value: Any = record
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells one record from another."""
+    data = {"dataset": record["dataset"]["name"], "split": record["dataset"]["split"]}
+    return data | {name: record[name] for name in NAMES if name not in data}
+
+
+def _check(record: Any, what: str) -> None:
+    for part, keys in KEYS.items():
+        entry = record[part] if part else record
+        missing = [key for key in keys.split() if not isinstance(entry, Mapping) or key not in entry]
+        if missing:
+            raise ValueError(
+                f"{what} lacks {', '.join(missing)}{f' in {part!r}' if part else ''}: add what is missing"
+            )
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value in JSON's own types; errors name the place."""
+    if is_dataclass(value):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{where} is {value}: leave out what could not be measured, a record holds numbers only"
+        )
+    if value is not None and not isinstance(value, str | int | float | bool):
+        raise TypeError(
+            f"{where} is a {type(value).__name__}, which has no place in JSON: make it a number or text"
+        )
+    return value
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"
+
+
+def _commit(folder: Path) -> str:
+    """The commit that holds this package; "unknown" for a copy that merely lies in some repository."""
+    try:
+        for command in ("ls-files --error-unmatch results.py", "describe --always --dirty"):
+            done = subprocess.run(
+                ["git", *command.split()], cwd=folder, capture_output=True, text=True, check=True, timeout=30
+            )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
