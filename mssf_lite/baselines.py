@@ -1,0 +1,71 @@
+"""Two yardsticks that keep the detector contract, on the same fused features as MSSF.
+
+A flow that is not above the plain Gaussian has learned nothing that helps; a detector that is only as good as the
+nearest neighbour may just know the training images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .config import Config
+from .detector import Detector, Images, Progress, batches
+from .mssf import MSSF
+from .training import seeded
+
+
+def gaussian(config: Config) -> MSSF:
+    """The Gaussian of the fused features: MSSF without couplings and training.
+
+    Its map is half the squared Mahalanobis distance per dimension, which is also where every flow starts.
+    """
+    return MSSF(replace(config, blocks=0, epochs=0))
+
+
+class NearestNeighbour(Detector):
+    """Distance of each location to the nearest of 10 000 stored normal ones (PatchCore's idea).
+
+    Features are standardised, not whitened; what is stored is drawn at random, not greedily [ours].
+
+    Args:
+        config: as for MSSF; of the training fields only ``seed`` is used.
+    """
+
+    stored = 10_000  # feature vectors a scale
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        scales, channels = len(config.zooms), sum(self.pyramid.channels)
+        self.register_buffer("memory", torch.zeros(scales, self.stored, channels))
+        self.register_buffer("mean", torch.zeros(scales, channels))
+        self.register_buffer("std", torch.ones(scales, channels))
+
+    @torch.no_grad()
+    def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
+        """Store features; yields nothing, for there are no epochs. See :meth:`Detector.fit`."""
+        parts = [
+            [x.half().cpu() for x in self.fused(batch)]
+            for batch in batches(train, self.config.batch, "storing")
+        ]
+        for s, scale in enumerate(zip(*parts, strict=True)):
+            rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in scale])
+            chosen = torch.randint(len(rows), (self.stored,), generator=seeded(self.config.seed, 3, s))
+            kept = rows[chosen].float()
+            self.mean[s], self.std[s] = kept.mean(0), kept.std(0).clamp_min(1e-6)
+            self.memory[s] = (kept.to(self.device) - self.mean[s]) / self.std[s]
+        self._standardise(held_out)
+        yield from ()
+
+    @torch.no_grad()
+    def scale_maps(self, images: Tensor) -> list[Tensor]:
+        """Distance to the nearest stored vector, per square root of a dimension, of every scale."""
+        maps = []
+        for s, x in enumerate(self.fused(images)):
+            rows = (x.permute(0, 2, 3, 1) - self.mean[s]) / self.std[s]
+            nearest = torch.cdist(rows.flatten(0, 2), self.memory[s]).amin(1) / rows.shape[-1] ** 0.5
+            maps.append(nearest.view(rows.shape[:3]))
+        return maps

@@ -1,0 +1,107 @@
+"""The one configuration object: every number a run depends on, frozen, with its source in brackets.
+
+``[paper]`` marks what MSSF's public abstract says, ``[ours]`` a choice of this project (the paper's text is
+not public); where a peer's published value is followed, the peer is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of an MSSF run.
+
+    Build one with :meth:`profile`; change fields with keywords. Unknown names raise ``TypeError``, values out
+    of range raise ``ValueError`` that names the value.
+    """
+
+    profile_name: str = "full"  # which base the values came from; goes into the run record
+
+    # the image and the frozen network
+    image_size: tuple[int, int] = (256, 256)  # (height, width) the chapters resize to [ours]
+    backbone: str = "tf_efficientnet_lite0"  # frozen; real ImageNet weights from the package index [ours]
+    weights: str | None = None  # path of a state dict, "random", or None: see features.load_backbone
+    stages: tuple[str, ...] = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")  # [ours]
+
+    # multi-level feature fusion (MLFF)
+    zooms: tuple[float, ...] = (1.0, 0.5)  # the image is seen at these sizes: the scales of the flow [ours]
+    stride: int = 16  # grid of the fused features, in pixels of the zoomed image [ours]
+    ridge: float = 1e-2  # added to the eigenvalues of the correlation matrix before whitening [ours]
+
+    # Siamese flow
+    blocks: int = 2  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
+    hidden: int = 128  # width of the coupling subnet's bottleneck [ours]
+    kernel: int = 1  # kernel of the coupling subnet; 1 looks at one location only [ours]
+    clamp: float = 1.9  # bound on |log scale| of a coupling [MSFlow]
+
+    # loss: negative log-likelihood plus the changeable hindering loss [paper: the sum; ours: its form]
+    hindering: Literal["changeable", "fixed", "none"] = "changeable"
+    hindering_weight: float = 0.2  # lambda at the end of its ramp [ours]
+    boundary_quantile: float = 0.05  # lower tail of the normal log-likelihoods [BGAD]
+    margin: float = 0.1  # of the boundary below that quantile, nats per dimension [BGAD: 0.1 x 10]
+    ramp: float = 0.3  # share of training after which lambda is full; the first third of it is normals only
+
+    # training
+    epochs: int = 12  # [ours]
+    batch: int = 16  # images
+    learning_rate: float = 3e-4  # AdamW, one-cycle [ours]
+    weight_decay: float = 1e-2  # [ours]
+    clip: float = 1.0  # gradient norm [ours]
+
+    # score
+    score: Literal["nll", "z2"] = "nll"  # the whole likelihood, or only the distance in the latent space
+    top_share: float = 0.03  # the image score is the mean of this share of the map [MSFlow]
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, before anything is computed."""
+        positive = ("stride", "hidden", "batch", "learning_rate", "clamp", "clip")
+        checks = {name: getattr(self, name) > 0 for name in positive}
+        checks |= {name: getattr(self, name) >= 0 for name in ("blocks", "epochs", "ridge", "weight_decay")}
+        checks |= {name: 0 < getattr(self, name) <= 1 for name in ("top_share", "ramp")}
+        checks["boundary_quantile"] = 0 < self.boundary_quantile < 1
+        checks["zooms"] = len(self.zooms) > 0 and all(zoom > 0 for zoom in self.zooms)
+        checks["stages"] = len(self.stages) > 0
+        checks["kernel"] = self.kernel % 2 == 1
+        checks["image_size"] = len(self.image_size) == 2 and min(self.image_size) >= 2 * self.stride
+        checks["hindering"] = self.hindering in ("changeable", "fixed", "none")
+        checks["score"] = self.score in ("nll", "z2")
+        for name, good in checks.items():
+            if not good:
+                raise ValueError(f"Config.{name} cannot be {getattr(self, name)!r}: see the field's comment")
+
+    @classmethod
+    def profile(cls, name: str, **changes: Any) -> Config:
+        """A named base, with changes.
+
+        Args:
+            name: ``check`` (seconds, for testing chapters), ``fast`` (a minute on two cores, the default of
+                the printed book) or ``full`` (the reported numbers).
+            changes: fields to replace; an unknown field raises ``TypeError``.
+        """
+        bases: dict[str, dict[str, Any]] = {
+            "check": {
+                "image_size": (128, 128),
+                "stages": ("blocks.2", "blocks.3", "blocks.4"),
+                "epochs": 1,
+                "hidden": 32,
+            },  # fmt: skip
+            "fast": {"epochs": 5},
+            "full": {},
+        }
+        if name not in bases:
+            raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(bases)}")
+        return replace(cls(profile_name=name, **bases[name]), **changes)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """The inverse of :meth:`to_dict`; JSON's lists become tuples again."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,237 @@
+"""The contract that MSSF, its peers and the yardsticks keep, so that chapters and benchmarks treat them alike.
+
+``fit(train, held_out)`` is a generator that yields :class:`Progress` and never sees test data;
+``predict(images)`` gives a :class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep scores
+equal and unpickle nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .config import Config
+from .features import Pyramid
+from .fusion import fuse
+from .scoring import Prediction, add_scales, image_score
+
+Images = Sequence[Tensor] | Tensor  # (N, 3, H, W), or anything with len() whose items are (3, H, W)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished epoch. Likelihoods are in nats per dimension, without the constant."""
+
+    epoch: int  # 1 is the first
+    epochs: int
+    seconds: float  # since training began
+    loss: float
+    nll: float  # of normal training locations
+    hindering: float  # mean excess of synthetic locations over the boundary, before its weight
+    weight: float  # lambda(t)
+    held_out_nll: float  # of normal images the flow was not trained on
+    held_out_auroc: float  # held-out normals against synthetic twins of them, by image score
+
+
+class Detector(nn.Module):
+    """Base of all detectors on fused features: one map a scale, standardised by held-out normals and added.
+
+    A subclass gives ``fit`` and ``scale_maps``. Its state (without the frozen network) is what a checkpoint
+    holds.
+
+    Args:
+        config: see :class:`Config`.
+    """
+
+    registry: ClassVar[dict[str, type[Detector]]] = {}
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.pyramid = Pyramid(config.backbone, config.stages, config.weights)
+        scales = len(config.zooms)
+        self.register_buffer("map_mean", torch.zeros(scales))  # of each scale's map over held-out normals
+        self.register_buffer("map_std", torch.ones(scales))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def __init_subclass__(cls) -> None:
+        """A checkpoint names its class; this is where the name is looked up."""
+        Detector.registry[cls.__name__] = cls
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; images are moved there."""
+        return self.map_mean.device
+
+    def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
+        """Learn what is normal.
+
+        Args:
+            train: normal images, (N, 3, H, W) in [0, 1].
+            held_out: normal images of other physical items, for scales and for watching the training.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it learns: give it a fit()")
+
+    def scale_maps(self, images: Tensor) -> list[Tensor]:
+        """One (B, h_s, w_s) a scale, higher is more anomalous, not yet standardised."""
+        raise TypeError(f"{type(self).__name__} does not say how it scores: give it scale_maps()")
+
+    def fused(self, images: Tensor) -> list[Tensor]:
+        """Fused features of every scale, one (B, C, h_s, w_s) a zoom; images (B, 3, H, W) on any device."""
+        images = images.to(self.device)
+        result = []
+        with torch.no_grad(), autocast(self.device):
+            for zoom in self.config.zooms:
+                x = images
+                if zoom != 1:
+                    x = nn.functional.interpolate(
+                        x, scale_factor=zoom, mode="bilinear", antialias=True, align_corners=False
+                    )
+                grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
+                result.append(fuse([f.float() for f in self.pyramid(x)], grid))
+        return result
+
+    @torch.no_grad()
+    def predict(self, images: Images, progress: bool = False) -> Prediction:
+        """Anomaly maps and scores.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or a sequence of equally large (3, H, W); any H and W that hold
+                two strides at the smallest zoom.
+            progress: show a bar.
+
+        Raises:
+            RuntimeError: the detector was not fitted.
+            ValueError: images of the wrong shape, type or range.
+        """
+        if not self.fitted:
+            raise RuntimeError(
+                f"this {type(self).__name__} was not fitted: run fit(train, held_out) to its end, or load()"
+            )
+        self.eval()
+        maps = []
+        for batch in batches(images, self.config.batch, "scoring" if progress else None):
+            check_images(batch, self.config)
+            scales = self.scale_maps(batch)
+            maps.append(add_scales(scales, self.map_mean, self.map_std, tuple(batch.shape[-2:])))
+        joined = torch.cat(maps)
+        return Prediction(joined, image_score(joined, self.config.top_share))
+
+    @torch.no_grad()
+    def _standardise(self, held_out: Images) -> None:
+        """Set the scale of each map from held-out normals; the last step of every fit."""
+        self.eval()
+        maps = [self.scale_maps(batch) for batch in batches(held_out, self.config.batch, "held-out images")]
+        for s, parts in enumerate(zip(*maps, strict=True)):
+            values = torch.cat(parts)
+            self.map_mean[s], self.map_std[s] = values.mean(), values.std().clamp_min(1e-6)
+        self.fitted.fill_(True)
+
+    def save(self, path: str | Path) -> None:
+        """Write config and learned state to one ``.safetensors`` file, atomically."""
+        path = Path(path)
+        state = {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("pyramid.")}
+        about = {
+            "method": type(self).__name__,
+            "config": self.config.to_dict(),
+            "backbone": self.pyramid.digest,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        safetensors.torch.save_file(state, part, metadata={"mssf_lite": json.dumps(about)})
+        os.replace(part, path)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """A detector from its checkpoint; scores are those it had when it was saved.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this package, of an unknown method, or its frozen network has other
+            weights here.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["mssf_lite"])
+        state = safetensors.torch.load_file(path)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of mssf_lite ({error}): give a file written by save()"
+        ) from None
+    if about["method"] not in Detector.registry:
+        raise ValueError(f"{path} holds a {about['method']!r}: import the module that defines it first")
+    detector = Detector.registry[about["method"]](Config.from_dict(about["config"]))
+    if detector.pyramid.digest != about["backbone"]:
+        raise ValueError(
+            f"{path} was made with other weights of {detector.config.backbone} (digest {about['backbone']}, here "
+            f"{detector.pyramid.digest}): give the same weights by Config.weights"
+        )
+    own = {k for k in detector.state_dict() if not k.startswith("pyramid.")}
+    if own != state.keys():
+        raise ValueError(
+            f"{path} does not fit its own config: entries {sorted(own ^ state.keys())[:3]} differ"
+        )
+    detector.load_state_dict(state, strict=False)  # equal but for the frozen network: checked above
+    return detector.to(device).eval()
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is fast: on a GPU, and on processors with instructions for it."""
+    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+
+
+def batches(images: Images, size: int, title: str | None = None) -> Iterator[Tensor]:
+    """(b, 3, H, W) at a time, b <= size; with a bar if there is a title."""
+    starts = range(0, len(images), size)
+    for start in tqdm(starts, desc=title, leave=False, disable=title is None):
+        yield gather(images, range(start, min(start + size, len(images))))
+
+
+def gather(images: Images, indices: Sequence[int]) -> Tensor:
+    """The images of these indices as one batch; they must be equally large."""
+    if isinstance(images, Tensor):
+        return images[list(indices)]
+    items = [images[i] for i in indices]
+    if len({item.shape for item in items}) > 1:
+        raise ValueError(
+            f"a batch holds one image size, got {sorted({tuple(i.shape[-2:]) for i in items})}: resize them"
+        )
+    return torch.stack(items)
+
+
+def check_images(images: Tensor, config: Config) -> None:
+    """Refuse what would give silent nonsense.
+
+    Raises:
+        ValueError: names what is wrong with the batch and what to do.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images must be (B, 3, H, W), got {tuple(images.shape)}: repeat a grey channel three times"
+        )
+    least = round(2 * config.stride / min(config.zooms))
+    if min(images.shape[-2:]) < least:
+        raise ValueError(
+            f"images of {tuple(images.shape[-2:])} are too small: at least {least} pixels a side"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"images must be float in [0, 1], got {images.dtype}: divide by 255")
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: divide by 255, do not normalise"
+        )

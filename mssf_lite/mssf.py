@@ -1,0 +1,97 @@
+"""MSSF: multi-scale Siamese flow, one small density model for many textures.
+
+The public abstract promises multi-level feature fusion, mixed anomalies synthesis, a multi-scale Siamese flow and a
+loss of negative log-likelihood plus a changeable hindering term [paper]; how they are built is ours, and each part
+lives in a module of its own. This one puts them together::
+
+    images -> frozen pyramid, at every zoom -> fuse -> Whitening -> siamese_flow -> likelihood map -> score
+
+*Siamese* is read in both ways that the word allows: the same weights see every zoom of the image, and the same
+weights see the normal image and its synthetic twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .config import Config
+from .detector import Detector, Images, Progress, batches
+from .flows import siamese_flow
+from .fusion import Whitening
+from .losses import log_likelihood
+from .training import train_flow
+
+
+class MSSF(Detector):
+    """The detector of this project; see :class:`mssf_lite.detector.Detector` for its contract.
+
+    Args:
+        config: see :class:`Config`. ``blocks=0, epochs=0`` gives the plain Gaussian of the fused features,
+            which is also what any MSSF is before its first training step.
+    """
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config or Config.profile("full"))
+        c = self.config
+        channels = sum(self.pyramid.channels)
+        self.whitening = nn.ModuleList(Whitening(channels, c.ridge) for _ in c.zooms)
+        self.flow = siamese_flow(
+            channels,
+            len(c.zooms),
+            blocks=c.blocks,
+            hidden=c.hidden,
+            kernel=c.kernel,
+            clamp=c.clamp,
+            seed=c.seed,
+        )
+
+    def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
+        """Fit the whitening in closed form, then train the flow; yields after every epoch.
+
+        Args:
+            train: normal images, (N, 3, H, W) in [0, 1], or a sequence of (3, H, W) tensors.
+            held_out: normal images of other physical items: they set the scale of the maps and are watched
+                during training, nothing is learned from them.
+
+        Raises:
+            ValueError: no images, or images of the wrong shape, type or range.
+            FloatingPointError: the loss is not finite.
+        """
+        for name, images in (("train", train), ("held_out", held_out)):
+            if len(images) == 0:
+                raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
+        self.fitted.fill_(False)
+        self._fit_whitening(train)
+        yield from train_flow(self, train, held_out)
+        self._standardise(held_out)
+
+    @torch.no_grad()
+    def _fit_whitening(self, train: Images) -> None:
+        for batch in batches(train, self.config.batch, "fusing features"):
+            for whitening, x in zip(self.whitening, self.fused(batch), strict=True):
+                whitening.update(x)
+        for whitening in self.whitening:
+            whitening.solve()
+
+    def whitened(self, images: Tensor) -> list[Tensor]:
+        """What the flow sees: one (B, C, h_s, w_s) a scale, zero mean and unit covariance over normal images."""
+        return [whitening(x) for whitening, x in zip(self.whitening, self.fused(images), strict=True)]
+
+    def latent(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        """The flow on one scale: (B, C, h, w) -> z (B, C, h, w) and log_det (B, h, w)."""
+        return self.flow(x, c=[scale])
+
+    def log_likelihood(self, x: Tensor, scale: int) -> Tensor:
+        """Per location and dimension, in nats: whitened features (B, C, h, w) of one scale -> (B, h, w)."""
+        return log_likelihood(*self.latent(x, scale))
+
+    @torch.no_grad()
+    def scale_maps(self, images: Tensor) -> list[Tensor]:
+        """Negative log-likelihood (or half the mean z squared, with ``score="z2"``) of every scale."""
+        whitened = self.whitened(images)
+        if self.config.score == "nll":
+            return [-self.log_likelihood(x, s) for s, x in enumerate(whitened)]
+        return [0.5 * self.latent(x, s)[0].float().square().mean(1) for s, x in enumerate(whitened)]

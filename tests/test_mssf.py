@@ -1,0 +1,188 @@
+"""The detector contract, and that training does what it promises."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
+from mssf_lite.detector import batches
+from mssf_lite.losses import log_likelihood
+from mssf_lite.synthesis import MAS
+from mssf_lite.training import seeded, synthetic_locations
+
+CHECK = Config.profile("check", stages=("blocks.2", "blocks.3"), image_size=(64, 64), batch=8)
+
+
+def weave(n, seed):
+    """Normal images with some structure: stripes of random phase, tint and noise."""
+    rng = torch.Generator().manual_seed(seed)
+    phase = torch.rand(n, 3, 1, 1, generator=rng) * 6
+    stripes = 0.5 + 0.25 * torch.sin(torch.arange(64.0).view(1, 1, 1, 64) / 3 + phase)
+    return (stripes + 0.05 * torch.randn(n, 3, 64, 64, generator=rng)).clamp(0, 1)
+
+
+TRAIN, HELD_OUT, TEST = weave(24, 0), weave(8, 1), weave(6, 2)
+
+
+def trained(config=CHECK, method=MSSF):
+    detector = method(config)
+    return detector, list(detector.fit(TRAIN, HELD_OUT))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained(replace(CHECK, epochs=8, learning_rate=2e-3, hindering_weight=1.0))
+
+
+METHODS = {"MSSF": MSSF, "Gaussian": gaussian, "NearestNeighbour": NearestNeighbour}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_saved_and_loaded_detectors_give_equal_scores(method, tmp_path):
+    detector, _ = trained(method=METHODS[method])
+    detector.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    for a, b in zip(detector.predict(TEST), again.predict(TEST), strict=True):
+        assert torch.equal(a, b)
+    assert again.config == detector.config
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_two_seeded_runs_give_equal_scores_and_another_seed_does_not():
+    scores = [trained(replace(CHECK, epochs=2, seed=s))[0].predict(TEST).scores for s in (3, 3, 4)]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+
+
+def test_training_lowers_the_negative_log_likelihood(model):
+    progress = model[1]
+    assert progress[-1].nll < progress[0].nll - 0.02
+    assert [p.epoch for p in progress] == list(range(1, 9))
+
+
+def separation(model):
+    """Mean log-likelihood of fresh normal locations minus that of synthetic ones, nats per dimension."""
+    images = weave(16, 5)
+    twins = MAS()(images, seeded(9))
+    with torch.no_grad():
+        normal, synthetic = (model.log_likelihood(model.whitened(x)[0], 0) for x in (images, twins.images))
+    return (normal.mean() - synthetic[synthetic_locations(twins.masks, synthetic.shape[-2:])].mean()).item()
+
+
+def test_hindering_lowers_the_likelihood_of_synthetic_locations_that_training_never_saw():
+    base = replace(CHECK, epochs=6, learning_rate=2e-3, margin=2.0)
+    hindered = trained(replace(base, hindering_weight=2.0))[0]
+    plain = trained(replace(base, hindering="none"))[0]
+    assert separation(hindered) > separation(plain) + 0.05
+
+
+def test_untrained_flow_is_the_gaussian():
+    flow = trained(replace(CHECK, epochs=0))[0]
+    torch.testing.assert_close(
+        flow.predict(TEST).maps, trained(method=gaussian)[0].predict(TEST).maps, atol=1e-3, rtol=1e-3
+    )
+
+
+def test_gaussian_map_is_half_the_squared_norm_of_whitened_features():
+    detector, _ = trained(method=gaussian)
+    x = detector.whitened(TEST)[0]
+    torch.testing.assert_close(detector.scale_maps(TEST)[0], x.square().mean(1) / 2)
+
+
+def test_z2_score_leaves_the_log_determinant_out(model):
+    detector = model[0]
+    z, log_det = detector.latent(detector.whitened(TEST)[0], 0)
+    assert log_det.abs().max() > 1e-3
+    nll = detector.scale_maps(TEST)[0]
+    torch.testing.assert_close(nll, -log_likelihood(z, log_det))
+    torch.testing.assert_close(nll + log_det / z.shape[1], 0.5 * z.square().mean(1))
+
+
+def test_a_planted_spot_scores_higher_and_is_found_where_it_is(model):
+    spoilt = TEST.clone()
+    spoilt[:, :, 20:36, 20:36] = 0
+    clean, defect = model[0].predict(TEST), model[0].predict(spoilt)
+    assert (defect.scores > clean.scores).all()
+    y, x = divmod(int(defect.maps.mean(0).argmax()), 64)
+    assert 12 <= y <= 44 and 12 <= x <= 44
+
+
+def test_score_of_an_image_does_not_depend_on_its_batch(model):
+    detector = model[0]
+    alone = torch.cat([detector.predict(image[None]).scores for image in TEST])
+    torch.testing.assert_close(detector.predict(TEST).scores, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_other_heights_and_widths_go_through_the_same_model(model):
+    prediction = model[0].predict(torch.rand(2, 3, 96, 160))
+    assert prediction.maps.shape == (2, 96, 160) and prediction.scores.shape == (2,)
+
+
+def test_maps_of_held_out_normals_have_zero_mean_and_unit_scale(model):
+    scales = model[0].scale_maps(HELD_OUT)
+    for s, values in enumerate(scales):
+        assert model[0].map_mean[s].item() == pytest.approx(values.mean().item(), abs=1e-4)
+        assert model[0].map_std[s].item() == pytest.approx(values.std().item(), rel=1e-3)
+
+
+def test_lists_of_images_do_as_well_as_one_tensor(model):
+    assert torch.equal(model[0].predict(list(TEST)).scores, model[0].predict(TEST).scores)
+
+
+def test_batches_cover_every_image_once():
+    assert torch.equal(torch.cat(list(batches(TEST, 4))), TEST)
+
+
+def test_predicting_before_fitting_says_what_to_do():
+    with pytest.raises(RuntimeError, match="was not fitted"):
+        MSSF(CHECK).predict(TEST)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(2, 1, 64, 64), r"\(B, 3, H, W\), got \(2, 1, 64, 64\)"),
+        (torch.rand(3, 64, 64), "got"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "torch.uint8: divide by 255"),
+        (torch.full((1, 3, 64, 64), 200.0), r"got \[200, 200\]"),
+        (torch.full((1, 3, 64, 64), float("nan")), "nan"),
+        (torch.rand(1, 3, 16, 64), "too small: at least 64"),
+        ([torch.rand(3, 64, 64), torch.rand(3, 80, 64)], "one image size"),
+    ],
+)
+def test_images_that_cannot_be_scored_are_refused(model, images, message):
+    with pytest.raises(ValueError, match=message):
+        model[0].predict(images)
+
+
+@pytest.mark.parametrize("empty", ["train", "held_out"])
+def test_fitting_without_images_names_what_is_missing(empty):
+    images = {"train": TRAIN, "held_out": HELD_OUT} | {empty: TRAIN[:0]}
+    with pytest.raises(ValueError, match=f"no {empty} images"):
+        next(MSSF(CHECK).fit(**images))
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice():
+    detector = MSSF(replace(CHECK, learning_rate=1e30, epochs=3))
+    with pytest.raises(FloatingPointError, match=r"lower learning_rate"):
+        list(detector.fit(TRAIN, HELD_OUT))
+
+
+def test_checkpoints_of_others_are_refused(tmp_path, model):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load(tmp_path / "absent.safetensors")
+    (tmp_path / "text.safetensors").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match="not a checkpoint of mssf_lite"):
+        load(tmp_path / "text.safetensors")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.safetensors")
+    with pytest.raises(ValueError, match="not a checkpoint of mssf_lite"):
+        load(tmp_path / "pickle.safetensors")
+
+
+def test_a_checkpoint_does_not_go_with_other_backbone_weights(tmp_path, monkeypatch):
+    detector, _ = trained(method=gaussian)
+    detector.pyramid.digest = "000000000000"
+    detector.save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other weights of tf_efficientnet_lite0"):
+        load(tmp_path / "other.safetensors")
