@@ -1,0 +1,1 @@
+"""The book's machinery: setting up, executing the chapters, printing and checking the pages."""
