@@ -6,11 +6,21 @@ The public interface::
     from mssf_lite.data import open_dataset
 """
 
-from .baselines import NearestNeighbour, gaussian
+from .baselines import NearestNeighbour, gaussian, gaussian_of
 from .config import Config
 from .detector import Detector, Progress, load
 from .mssf import MSSF
 from .scoring import Prediction
 
-__all__ = ["MSSF", "Config", "Detector", "NearestNeighbour", "Prediction", "Progress", "gaussian", "load"]
+__all__ = [
+    "MSSF",
+    "Config",
+    "Detector",
+    "NearestNeighbour",
+    "Prediction",
+    "Progress",
+    "gaussian",
+    "gaussian_of",
+    "load",
+]
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """Two yardsticks that keep the detector contract, on the same fused features as MSSF.
 
-A flow that is not above the plain Gaussian has learned nothing that helps; a detector that is only as good as the
-nearest neighbour may just know the training images.
+A flow that is not above the plain Gaussian has learned nothing that helps; a detector that is only as good
+as the nearest neighbour may just know the training images.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ def gaussian(config: Config) -> MSSF:
     Its map is half the squared Mahalanobis distance per dimension, which is also where every flow starts.
     """
     return MSSF(replace(config, blocks=0, epochs=0))
+
+
+def gaussian_of(model: MSSF, held_out: Images) -> MSSF:
+    """The Gaussian that a fitted MSSF started from: the same whitening, no flow.
+
+    Args:
+        model: fitted.
+        held_out: the held-out normals of its fit; they set the scale of the maps.
+    """
+    start = gaussian(model.config).to(model.device)
+    start.whitening.load_state_dict(model.whitening.state_dict())
+    start.standardise(held_out)
+    return start
 
 
 class NearestNeighbour(Detector):
@@ -57,14 +70,14 @@ class NearestNeighbour(Detector):
             kept = rows[chosen].float()
             self.mean[s], self.std[s] = kept.mean(0), kept.std(0).clamp_min(1e-6)
             self.memory[s] = (kept.to(self.device) - self.mean[s]) / self.std[s]
-        self._standardise(held_out)
+        self.standardise(held_out)
         yield from ()
 
     @torch.no_grad()
-    def scale_maps(self, images: Tensor) -> list[Tensor]:
+    def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
         """Distance to the nearest stored vector, per square root of a dimension, of every scale."""
         maps = []
-        for s, x in enumerate(self.fused(images)):
+        for s, x in enumerate(fused):
             rows = (x.permute(0, 2, 3, 1) - self.mean[s]) / self.std[s]
             nearest = torch.cdist(rows.flatten(0, 2), self.memory[s]).amin(1) / rows.shape[-1] ** 0.5
             maps.append(nearest.view(rows.shape[:3]))

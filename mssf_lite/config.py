@@ -27,27 +27,32 @@ class Config:
     stages: tuple[str, ...] = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")  # [ours]
 
     # multi-level feature fusion (MLFF)
-    zooms: tuple[float, ...] = (1.0, 0.5)  # the image is seen at these sizes: the scales of the flow [ours]
+    zooms: tuple[float, ...] = (
+        1.0,
+        0.5,
+        0.25,
+    )  # the image is seen at these sizes: the scales of the flow [ours]
     stride: int = 16  # grid of the fused features, in pixels of the zoomed image [ours]
+    neighbourhood: int = 3  # side of the mean over neighbouring locations [PatchCore: 3]
     ridge: float = 1e-2  # added to the eigenvalues of the correlation matrix before whitening [ours]
 
     # Siamese flow
-    blocks: int = 2  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
+    blocks: int = 4  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
     hidden: int = 128  # width of the coupling subnet's bottleneck [ours]
     kernel: int = 1  # kernel of the coupling subnet; 1 looks at one location only [ours]
     clamp: float = 1.9  # bound on |log scale| of a coupling [MSFlow]
 
     # loss: negative log-likelihood plus the changeable hindering loss [paper: the sum; ours: its form]
     hindering: Literal["changeable", "fixed", "none"] = "changeable"
-    hindering_weight: float = 0.2  # lambda at the end of its ramp [ours]
+    hindering_weight: float = 5.0  # lambda at the end of its ramp [ours]
     boundary_quantile: float = 0.05  # lower tail of the normal log-likelihoods [BGAD]
-    margin: float = 0.1  # of the boundary below that quantile, nats per dimension [BGAD: 0.1 x 10]
+    margin: float = 1.0  # of the boundary below that quantile, nats per dimension [BGAD]
     ramp: float = 0.3  # share of training after which lambda is full; the first third of it is normals only
 
     # training
-    epochs: int = 12  # [ours]
+    epochs: int = 6  # [ours]
     batch: int = 16  # images
-    learning_rate: float = 3e-4  # AdamW, one-cycle [ours]
+    learning_rate: float = 2e-3  # AdamW, one-cycle [ours]
     weight_decay: float = 1e-2  # [ours]
     clip: float = 1.0  # gradient norm [ours]
 
@@ -66,7 +71,7 @@ class Config:
         checks["boundary_quantile"] = 0 < self.boundary_quantile < 1
         checks["zooms"] = len(self.zooms) > 0 and all(zoom > 0 for zoom in self.zooms)
         checks["stages"] = len(self.stages) > 0
-        checks["kernel"] = self.kernel % 2 == 1
+        checks |= {name: getattr(self, name) % 2 == 1 for name in ("kernel", "neighbourhood")}
         checks["image_size"] = len(self.image_size) == 2 and min(self.image_size) >= 2 * self.stride
         checks["hindering"] = self.hindering in ("changeable", "fixed", "none")
         checks["score"] = self.score in ("nll", "z2")
@@ -89,7 +94,7 @@ class Config:
                 "stages": ("blocks.2", "blocks.3", "blocks.4"),
                 "epochs": 1,
                 "hidden": 32,
-            },  # fmt: skip
+            },
             "fast": {"epochs": 5},
             "full": {},
         }

@@ -1,8 +1,9 @@
-"""The contract that MSSF, its peers and the yardsticks keep, so that chapters and benchmarks treat them alike.
+"""The contract that MSSF, its peers and the yardsticks keep, so that chapters and benchmarks treat them
+alike.
 
 ``fit(train, held_out)`` is a generator that yields :class:`Progress` and never sees test data;
-``predict(images)`` gives a :class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep scores
-equal and unpickle nothing.
+``predict(images)`` gives a :class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep
+scores equal and unpickle nothing.
 """
 
 from __future__ import annotations
@@ -82,12 +83,27 @@ class Detector(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not say how it learns: give it a fit()")
 
-    def scale_maps(self, images: Tensor) -> list[Tensor]:
-        """One (B, h_s, w_s) a scale, higher is more anomalous, not yet standardised."""
+    def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
+        """One (B, h_s, w_s) a scale, higher is more anomalous, not yet standardised.
+
+        Args:
+            fused: from :meth:`fused`, one (B, C, h_s, w_s) a scale.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it scores: give it scale_maps()")
 
     def fused(self, images: Tensor) -> list[Tensor]:
-        """Fused features of every scale, one (B, C, h_s, w_s) a zoom; images (B, 3, H, W) on any device."""
+        """Fused features of every scale.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], on any device.
+
+        Returns:
+            One (B, C, h_s, w_s) float32 a zoom, on the detector's device.
+
+        Raises:
+            ValueError: images of the wrong shape, type or range.
+        """
+        check_images(images, self.config)
         images = images.to(self.device)
         result = []
         with torch.no_grad(), autocast(self.device):
@@ -98,7 +114,7 @@ class Detector(nn.Module):
                         x, scale_factor=zoom, mode="bilinear", antialias=True, align_corners=False
                     )
                 grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
-                result.append(fuse([f.float() for f in self.pyramid(x)], grid))
+                result.append(fuse([f.float() for f in self.pyramid(x)], grid, self.config.neighbourhood))
         return result
 
     @torch.no_grad()
@@ -121,17 +137,23 @@ class Detector(nn.Module):
         self.eval()
         maps = []
         for batch in batches(images, self.config.batch, "scoring" if progress else None):
-            check_images(batch, self.config)
-            scales = self.scale_maps(batch)
-            maps.append(add_scales(scales, self.map_mean, self.map_std, tuple(batch.shape[-2:])))
-        joined = torch.cat(maps)
-        return Prediction(joined, image_score(joined, self.config.top_share))
+            maps.append(self.maps(self.fused(batch), tuple(batch.shape[-2:])))
+        return self.scored(torch.cat(maps))
+
+    def maps(self, fused: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Fused features -> the anomaly map (B, H, W) of images of this size."""
+        return add_scales(self.scale_maps(fused), self.map_mean, self.map_std, size)
+
+    def scored(self, maps: Tensor) -> Prediction:
+        """Maps with their image scores."""
+        return Prediction(maps, image_score(maps, self.config.top_share))
 
     @torch.no_grad()
-    def _standardise(self, held_out: Images) -> None:
+    def standardise(self, held_out: Images) -> None:
         """Set the scale of each map from held-out normals; the last step of every fit."""
         self.eval()
-        maps = [self.scale_maps(batch) for batch in batches(held_out, self.config.batch, "held-out images")]
+        title = "scale of the maps"
+        maps = [self.scale_maps(self.fused(batch)) for batch in batches(held_out, self.config.batch, title)]
         for s, parts in enumerate(zip(*maps, strict=True)):
             values = torch.cat(parts)
             self.map_mean[s], self.map_std[s] = values.mean(), values.std().clamp_min(1e-6)
@@ -176,8 +198,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
     detector = Detector.registry[about["method"]](Config.from_dict(about["config"]))
     if detector.pyramid.digest != about["backbone"]:
         raise ValueError(
-            f"{path} was made with other weights of {detector.config.backbone} (digest {about['backbone']}, here "
-            f"{detector.pyramid.digest}): give the same weights by Config.weights"
+            f"{path} was made with other weights of {detector.config.backbone} (digest {about['backbone']}, "
+            f"here {detector.pyramid.digest}): give the same weights by Config.weights"
         )
     own = {k for k in detector.state_dict() if not k.startswith("pyramid.")}
     if own != state.keys():

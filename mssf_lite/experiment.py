@@ -8,11 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from .config import Config
 from .data import Dataset
-from .detector import Detector, Progress
+from .detector import Detector, Progress, batches
 from .metrics import evaluate
 from .results import Record, describe_dataset, environment
 from .scoring import Prediction
@@ -34,35 +37,61 @@ def fit(detector: Detector, dataset: Dataset) -> tuple[list[Progress], float]:
     return history, time.perf_counter() - started
 
 
-def test(detector: Detector, dataset: Dataset) -> tuple[Prediction, dict[str, Any], float]:
-    """Look at the test images once.
+class Result(NamedTuple):
+    """What one detector did on the test images."""
+
+    prediction: Prediction  # on the CPU
+    metrics: dict[str, Any]  # see mssf_lite.metrics.evaluate
+    seconds: float  # per image, from image to map, without reading the file
+
+
+def test(detectors: Mapping[str, Detector], dataset: Dataset) -> dict[str, Result]:
+    """Look at the test images once, with all detectors on the same fused features.
+
+    Args:
+        detectors: name -> fitted detector; all of one backbone, stages, zooms and image size.
+        dataset: only its ``test`` is read.
 
     Returns:
-        Maps and scores on the CPU, the metrics of :func:`mssf_lite.metrics.evaluate`, and seconds per image with
-        reading.
+        Name -> what it did.
     """
-    size, started = detector.config.image_size, time.perf_counter()
-    prediction = detector.predict(dataset.images(dataset.test, size), progress=True)
-    seconds = (time.perf_counter() - started) / len(dataset.test)
-    prediction = Prediction(*(part.cpu() for part in prediction))
-    known = [sample for sample in dataset.test if sample.has_mask]
-    masks = dataset.masks(known, size)
-    return prediction, evaluate(prediction.scores, dataset.test, prediction.maps, masks), seconds
+    first = next(iter(detectors.values()))
+    size = first.config.image_size
+    maps: dict[str, list[Tensor]] = {name: [] for name in detectors}
+    seconds = dict.fromkeys(detectors, 0.0)
+    for batch in batches(dataset.images(dataset.test, size), first.config.batch, "test images"):
+        started = time.perf_counter()
+        fused = first.fused(batch)
+        shared = time.perf_counter() - started
+        for name, detector in detectors.items():
+            started = time.perf_counter()
+            with torch.no_grad():
+                maps[name].append(detector.eval().maps(fused, size).cpu())
+            seconds[name] += shared + time.perf_counter() - started
+    masks = dataset.masks([sample for sample in dataset.test if sample.has_mask], size)
+    results = {}
+    for name, detector in detectors.items():
+        prediction = detector.scored(torch.cat(maps[name]))
+        metrics = evaluate(prediction.scores, dataset.test, prediction.maps, masks)
+        results[name] = Result(prediction, metrics, seconds[name] / len(dataset.test))
+    return results
 
 
 def make_record(
     detector: Detector,
     dataset: Dataset,
     history: Sequence[Progress],
-    metrics: Mapping[str, Any],
-    yardsticks: Mapping[str, Mapping[str, Any]],
     fit_seconds: float,
-    seconds_per_image: float,
+    result: Result,
+    yardsticks: Mapping[str, Result],
 ) -> Record:
-    """The run as :mod:`mssf_lite.results` writes it; arguments are what :func:`fit` and :func:`test` returned.
+    """The run as :mod:`mssf_lite.results` writes it.
 
     Args:
-        yardsticks: name of a simpler method -> its metrics on the same features and split.
+        detector, dataset: what was run on what.
+        history, fit_seconds: from :func:`fit`.
+        result: of the detector, from :func:`test`.
+        yardsticks: name of a simpler method -> its result on the same features and split.
     """
     config: Config = detector.config
     learned = sum(p.numel() for p in detector.parameters() if p.requires_grad)
@@ -76,8 +105,8 @@ def make_record(
         "config": config.to_dict(),
         "environment": environment(detector.device),
         "sizes": {"trainable": learned, "frozen": everything - learned},
-        "times": {"fit": fit_seconds, "predict_per_image": seconds_per_image},
-        "metrics": metrics,
-        "yardsticks": yardsticks,
+        "times": {"fit": fit_seconds, "predict_per_image": result.seconds},
+        "metrics": result.metrics,
+        "yardsticks": {name: yardstick.metrics for name, yardstick in yardsticks.items()},
         "training": [asdict(progress) for progress in history],
     }

@@ -4,9 +4,9 @@ Every layer keeps FrEIA's contract with one change::
 
     (z,), log_det = layer((x,), c, rev=False)     # x, z: (B, C, H, W); log_det: (B, H, W)
 
-``log_det`` is log |det dz/dx| **per location**, not per image: each location is a sample of its own, so that a map
-of likelihoods comes out, and any H, W work. In the reverse direction it is log |det dx/dz|. The layers chain in
-FrEIA's ``SequenceINN``, which adds the log-determinants.
+``log_det`` is log |det dz/dx| **per location**, not per image: each location is a sample of its own, so
+that a map of likelihoods comes out, and any H, W work. In the reverse direction it is log |det dx/dz|. The
+layers chain in FrEIA's ``SequenceINN``, which adds the log-determinants.
 
 Symbols follow Dinh et al. (2017): x is split into x1, x2; x2 is scaled by exp(s) and shifted by t.
 Taught in the chapters on normalizing flows and on the Siamese flow.
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 class ActNorm(InvertibleModule):
     """Per-channel scale and shift, with a row of its own for every scale of the pyramid.
 
-    The only place where scales differ in a Siamese flow. Starts as the identity, because its input is whitened.
+    The only place where scales differ in a Siamese flow. Starts as the identity, because its input is
+    whitened.
 
     Args:
         dims_in: ((C, ...),).

@@ -1,12 +1,12 @@
 """Multi-level feature fusion (MLFF): shallow and deep features on one grid, standardised and whitened.
 
-MSSF's abstract promises that shallow and deep features are both used to the full [paper]; how is not public, so
-this is ours: every stage is brought to one grid (area pooling down, bilinear up), smoothed by a 3x3 mean,
-concatenated to one vector a location, and PCA-whitened. All directions are kept: the leading ones hold the looks
-of the texture, the trailing ones most of the defects.
+MSSF's abstract promises that shallow and deep features are both used to the full [paper]; how is not
+public, so this is ours: every stage is brought to one grid (area pooling down, bilinear up), smoothed by a
+3x3 mean, concatenated to one vector a location, and PCA-whitened. All directions are kept: the leading ones
+hold the looks of the texture, the trailing ones most of the defects.
 
-Nothing here is trained by the likelihood. A trainable map in front of a likelihood can always win by shrinking
-its output to a point; a whitening fitted once, in closed form, cannot.
+Nothing here is trained by the likelihood. A trainable map in front of a likelihood can always win by
+shrinking its output to a point; a whitening fitted once, in closed form, cannot.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def fuse(features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+def fuse(features: Sequence[Tensor], grid: tuple[int, int], neighbourhood: int = 3) -> Tensor:
     """All stages on one grid, concatenated over channels.
 
     Args:
         features: one (B, C_s, H_s, W_s) a stage.
         grid: (h, w) of the result.
+        neighbourhood: side of the mean over neighbouring locations; 1 leaves each alone.
 
     Returns:
         (B, sum of C_s, h, w).
@@ -36,7 +37,7 @@ def fuse(features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
             f = F.interpolate(f, size=grid, mode="bilinear", align_corners=False)
         aligned.append(f)
     x = torch.cat(aligned, dim=1)
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    return F.avg_pool2d(x, neighbourhood, stride=1, padding=neighbourhood // 2, count_include_pad=False)
 
 
 class Whitening(nn.Module):

@@ -1,8 +1,8 @@
 """The training loss: negative log-likelihood of normal locations plus the changeable hindering loss.
 
-The abstract of MSSF names the sum [paper]; the form of its second term is not public and ours. Symbols: l is the
-log-likelihood of one location per dimension (nats, without the constant), M the mask of synthetic defects, b the
-boundary below which a synthetic location is left alone, lambda(t) the weight at progress t.
+The abstract of MSSF names the sum [paper]; the form of its second term is not public and ours. Symbols: l
+is the log-likelihood of one location per dimension (nats, without the constant), M the mask of synthetic
+defects, b the boundary below which a synthetic location is left alone, lambda(t) the weight at progress t.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .config import Config
 def log_likelihood(z: Tensor, log_det: Tensor) -> Tensor:
     """Log-likelihood per location and dimension under a standard normal latent, in nats.
 
-    The constant -0.5 log(2 pi) is left out, so a perfectly whitened Gaussian averages -0.5. It may be positive:
-    a density is not a probability.
+    The constant -0.5 log(2 pi) is left out, so a perfectly whitened Gaussian averages -0.5. It may be
+    positive: a density is not a probability.
 
     Args:
         z: (B, C, H, W) latent.
@@ -32,9 +32,9 @@ def log_likelihood(z: Tensor, log_det: Tensor) -> Tensor:
 def boundary(normal: Tensor, config: Config) -> Tensor | None:
     """Where synthetic locations are to be pushed below; ``None`` where nothing is pushed.
 
-    ``changeable``: the lower quantile of this batch's *normal* likelihoods minus a margin, so the boundary moves
-    with the model (after BGAD, which recomputes its boundary in each batch). ``fixed``: the mean of a whitened
-    Gaussian, -0.5, minus the margin, whatever the model does.
+    ``changeable``: the lower quantile of this batch's *normal* likelihoods minus a margin, so the boundary
+    moves with the model (after BGAD, which recomputes its boundary in each batch). ``fixed``: the mean of a
+    whitened Gaussian, -0.5, minus the margin, whatever the model does.
 
     Args:
         normal: log-likelihoods of normal locations, any shape.

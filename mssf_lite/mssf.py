@@ -1,13 +1,13 @@
 """MSSF: multi-scale Siamese flow, one small density model for many textures.
 
-The public abstract promises multi-level feature fusion, mixed anomalies synthesis, a multi-scale Siamese flow and a
-loss of negative log-likelihood plus a changeable hindering term [paper]; how they are built is ours, and each part
-lives in a module of its own. This one puts them together::
+The public abstract promises multi-level feature fusion, mixed anomalies synthesis, a multi-scale Siamese
+flow and a loss of negative log-likelihood plus a changeable hindering term [paper]; how they are built is
+ours, and each part lives in a module of its own. This one puts them together::
 
     images -> frozen pyramid, at every zoom -> fuse -> Whitening -> siamese_flow -> likelihood map -> score
 
-*Siamese* is read in both ways that the word allows: the same weights see every zoom of the image, and the same
-weights see the normal image and its synthetic twin.
+*Siamese* is read in both ways that the word allows: the same weights see every zoom of the image, and the
+same weights see the normal image and its synthetic twin.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import Detector, Images, Progress, batches
+from .detector import Detector, Images, Progress
 from .flows import siamese_flow
 from .fusion import Whitening
 from .losses import log_likelihood
-from .training import train_flow
+from .training import fit_whitening, train_flow
 
 
 class MSSF(Detector):
@@ -64,20 +64,12 @@ class MSSF(Detector):
             if len(images) == 0:
                 raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
         self.fitted.fill_(False)
-        self._fit_whitening(train)
-        yield from train_flow(self, train, held_out)
-        self._standardise(held_out)
-
-    @torch.no_grad()
-    def _fit_whitening(self, train: Images) -> None:
-        for batch in batches(train, self.config.batch, "fusing features"):
-            for whitening, x in zip(self.whitening, self.fused(batch), strict=True):
-                whitening.update(x)
-        for whitening in self.whitening:
-            whitening.solve()
+        normal = fit_whitening(self, train)
+        yield from train_flow(self, normal, train, held_out)
+        self.standardise(held_out)
 
     def whitened(self, images: Tensor) -> list[Tensor]:
-        """What the flow sees: one (B, C, h_s, w_s) a scale, zero mean and unit covariance over normal images."""
+        """What the flow sees, (B, C, h_s, w_s) a scale: zero mean, unit covariance over normal images."""
         return [whitening(x) for whitening, x in zip(self.whitening, self.fused(images), strict=True)]
 
     def latent(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
@@ -88,10 +80,22 @@ class MSSF(Detector):
         """Per location and dimension, in nats: whitened features (B, C, h, w) of one scale -> (B, h, w)."""
         return log_likelihood(*self.latent(x, scale))
 
+    def log_likelihood_at(self, x: Tensor, scale: int, keep: Tensor) -> Tensor:
+        """Log-likelihoods of chosen locations only, (B, C, h, w) and (B, h, w) bool -> (n,).
+
+        With 1x1 subnets every location stands alone, so the others need not be computed.
+        """
+        if self.config.kernel > 1:
+            return self.log_likelihood(x, scale)[keep]
+        rows = x.permute(0, 2, 3, 1)[keep]  # (n, C)
+        if len(rows) == 0:  # convolutions refuse an empty map
+            return x.new_zeros(0)
+        return self.log_likelihood(rows.T[None, :, :, None], scale).flatten()
+
     @torch.no_grad()
-    def scale_maps(self, images: Tensor) -> list[Tensor]:
+    def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
         """Negative log-likelihood (or half the mean z squared, with ``score="z2"``) of every scale."""
-        whitened = self.whitened(images)
+        whitened = [whitening(x) for whitening, x in zip(self.whitening, fused, strict=True)]
         if self.config.score == "nll":
             return [-self.log_likelihood(x, s) for s, x in enumerate(whitened)]
         return [0.5 * self.latent(x, s)[0].float().square().mean(1) for s, x in enumerate(whitened)]

@@ -1,7 +1,7 @@
 """From likelihoods to anomaly maps and image scores.
 
-A map is never rescaled by its own image: what is added here is standardised by *held-out normal images*, so that
-maps and scores compare across images and textures, and one threshold means the same everywhere.
+A map is never rescaled by its own image: what is added here is standardised by *held-out normal images*, so
+that maps and scores compare across images and textures, and one threshold means the same everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training of the flow: a generator that never sees test data.
 
-The network is frozen, so features of the normal images are computed once and kept in half precision; synthetic
-twins are drawn afresh in every epoch, which costs one pass of the network. All chance comes from the seed.
+The network is frozen, so features of the normal images are computed once and kept in half precision;
+synthetic twins are drawn afresh in every epoch, which costs one pass of the network. All chance comes from
+the seed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm.auto import tqdm
 
-from .detector import Images, Progress, batches, check_images
+from .detector import Images, Progress, batches
 from .losses import boundary, hindering_loss, hindering_weight
 from .scoring import add_scales, image_score
 from .synthesis import MAS
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from .mssf import MSSF
 
 TOUCHED = 0.1  # a location is synthetic if a defect covers at least this share of its cell [ours]
+SAMPLED = (
+    0.25  # share of an image's normal locations that one step looks at; neighbours are much alike [ours]
+)
 
 
 def seeded(*seed: int) -> torch.Generator:
@@ -38,29 +42,48 @@ def synthetic_locations(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return adaptive_avg_pool2d(masks.float()[:, None], grid)[:, 0] >= TOUCHED
 
 
-def train_flow(model: MSSF, train: Images, held_out: Images) -> Iterator[Progress]:
+@torch.no_grad()
+def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
+    """Fit the whitening of every scale in closed form, in one pass over the images.
+
+    Returns:
+        The whitened features of all images, one (N, C, h_s, w_s) a scale, half precision, in main memory.
+    """
+    parts = []
+    for batch in batches(train, model.config.batch, "features of normal images"):
+        fused = model.fused(batch)
+        for whitening, x in zip(model.whitening, fused, strict=True):
+            whitening.update(x)
+        parts.append([x.half().cpu() for x in fused])
+    result = []
+    for whitening, scale in zip(model.whitening, zip(*parts, strict=True), strict=True):
+        whitening.solve()
+        result.append(torch.cat([whitening(x.to(model.device).float()).half().cpu() for x in scale]))
+    return result
+
+
+def train_flow(model: MSSF, normal: list[Tensor], train: Images, held_out: Images) -> Iterator[Progress]:
     """Train ``model.flow`` with AdamW on likelihood and hindering; yields after every epoch.
 
     Args:
         model: an MSSF whose whitening is fitted.
+        normal: whitened features of ``train``, see :func:`fit_whitening`.
         train, held_out: see :meth:`mssf_lite.mssf.MSSF.fit`.
 
     Raises:
         FloatingPointError: the loss is not finite; the message says what to change.
     """
-    c, device = model.config, model.device
+    c = model.config
     if c.epochs == 0:
         return
     started = time.perf_counter()
-    # images are read (or drawn) once: half precision holds their 8 bits exactly enough and halves the memory
+    # read (or drawn) once, for the twins; 11 bits hold what 8-bit images knew, in half the memory
     pixels = torch.cat([batch.half() for batch in batches(train, c.batch)])
-    normal = cache(model, train, "normal features")
-    watch = cache(model, held_out, "held-out features")
     # held-out twins are drawn once, so that epochs compare
-    twin_parts, rng = [], seeded(c.seed, 1)
-    for batch in batches(held_out, c.batch):
-        twin_parts.append([x.half() for x in model.whitened(MAS()(batch, rng).images)])
-    watch_twins = [torch.cat(parts) for parts in zip(*twin_parts, strict=True)]
+    watched, rng = ([], []), seeded(c.seed, 1)
+    for batch in batches(held_out, c.batch, "features of held-out images"):
+        for store, images in zip(watched, (batch, MAS()(batch, rng).images), strict=True):
+            store.append([x.half().cpu() for x in model.whitened(images)])
 
     optimizer = torch.optim.AdamW(model.flow.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
     steps = -(-len(train) // c.batch)
@@ -69,21 +92,19 @@ def train_flow(model: MSSF, train: Images, held_out: Images) -> Iterator[Progres
     )
     for epoch in range(1, c.epochs + 1):
         rng = seeded(c.seed, 2, epoch)
-        order = torch.randperm(len(train), generator=rng)
+        order = torch.randperm(len(train), generator=rng).split(c.batch)
         sums = np.zeros(3)
         model.train()
-        for step, chosen in enumerate(
-            tqdm(order.split(c.batch), desc=f"epoch {epoch}/{c.epochs}", leave=False)
-        ):
+        for step, chosen in enumerate(tqdm(order, desc=f"epoch {epoch} of {c.epochs}", leave=False)):
             progress = ((epoch - 1) * steps + step) / (c.epochs * steps)
             weight = hindering_weight(progress, c)
-            clean = [x[chosen].to(device).float() for x in normal]
+            clean = [x[chosen].to(model.device).float() for x in normal]
             nll, hindering = losses(model, clean, pixels[chosen].float() if weight else None, rng)
             loss = nll + weight * hindering
             if not loss.isfinite():
                 raise FloatingPointError(
-                    f"loss is {loss.item()} in epoch {epoch} (nll {nll.item():.3g}, hindering {hindering.item():.3g}): "
-                    "lower learning_rate, clamp or hindering_weight"
+                    f"loss is {loss.item()} in epoch {epoch} (nll {nll.item():.3g}, hindering "
+                    f"{hindering.item():.3g}): lower learning_rate, clamp or hindering_weight"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -91,12 +112,9 @@ def train_flow(model: MSSF, train: Images, held_out: Images) -> Iterator[Progres
             optimizer.step()
             schedule.step()
             sums += np.array([loss.item(), nll.item(), hindering.item()]) * len(chosen)
-        held_out_nll, held_out_auroc = evaluate_held_out(model, watch, watch_twins)
-        loss_mean, nll_mean, hindering_mean = (sums / len(train)).tolist()
-        yield Progress(
-            epoch, c.epochs, time.perf_counter() - started, loss_mean, nll_mean, hindering_mean, weight,
-            held_out_nll, held_out_auroc,
-        )  # fmt: skip
+        means = (sums / len(train)).tolist()
+        seconds = time.perf_counter() - started
+        yield Progress(epoch, c.epochs, seconds, *means, weight, *judge_held_out(model, *watched))
 
 
 def losses(
@@ -110,57 +128,52 @@ def losses(
         model: the model, its flow in training mode.
         clean: whitened features of a batch, one (B, C, h_s, w_s) a scale.
         images: the same batch as images, or None while nothing is hindered.
-        rng: where the twins come from.
+        rng: where the twins and the choice of locations come from.
 
     Returns:
         Two scalars, averaged over scales, in nats per dimension.
     """
-    normal = [model.log_likelihood(x, s) for s, x in enumerate(clean)]
+    normal = []
+    for s, x in enumerate(clean):
+        keep = torch.rand(x.shape[0], *x.shape[2:], generator=rng) < SAMPLED
+        keep[0, 0, 0] = True  # at least one, on the smallest of grids too
+        normal.append(model.log_likelihood_at(x, s, keep.to(x.device)))
     nll = -torch.stack([value.mean() for value in normal]).mean()
     if images is None:
         return nll, nll.new_zeros(())
     twins = MAS()(images, rng)
     parts = []
     for s, x in enumerate(model.whitened(twins.images)):
-        synthetic = model.log_likelihood(x, s)
-        touched = synthetic_locations(twins.masks, synthetic.shape[-2:]).to(synthetic.device)
-        parts.append(hindering_loss(synthetic[touched], boundary(normal[s], model.config)))
+        touched = synthetic_locations(twins.masks, x.shape[-2:]).to(x.device)
+        synthetic = model.log_likelihood_at(x, s, touched)
+        parts.append(hindering_loss(synthetic, boundary(normal[s], model.config)))
     return nll, torch.stack(parts).mean()
 
 
 @torch.no_grad()
-def cache(model: MSSF, images: Images, title: str) -> list[Tensor]:
-    """Whitened features of all images, one (N, C, h_s, w_s) a scale, half precision, in main memory."""
-    parts = [
-        [x.half().cpu() for x in model.whitened(batch)]
-        for batch in batches(images, model.config.batch, title)
-    ]
-    return [torch.cat(scale) for scale in zip(*parts, strict=True)]
-
-
-@torch.no_grad()
-def evaluate_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tuple[float, float]:
+def judge_held_out(model: MSSF, normal: list[list[Tensor]], twins: list[list[Tensor]]) -> tuple[float, float]:
     """Held-out evidence for choosing settings without any test image.
+
+    Args:
+        model: the model.
+        normal, twins: whitened features of held-out images and of their twins, a list of scales per batch.
 
     Returns:
         Negative log-likelihood of held-out normals, nats per dimension, and image AUROC of held-out normals
         against their synthetic twins.
     """
     model.eval()
-    c = model.config
 
-    def maps(features: list[Tensor]) -> list[Tensor]:
-        return [
-            torch.cat([-model.log_likelihood(x.to(model.device).float(), s) for x in scale.split(c.batch)])
-            for s, scale in enumerate(features)
+    def maps(stored: list[list[Tensor]]) -> list[Tensor]:
+        each = [
+            [-model.log_likelihood(x.to(model.device).float(), s) for s, x in enumerate(b)] for b in stored
         ]
+        return [torch.cat(scale) for scale in zip(*each, strict=True)]
 
     plain, changed = maps(normal), maps(twins)
     means = torch.stack([m.mean() for m in plain])
     stds = torch.stack([m.std() for m in plain])
-    scores = [
-        image_score(add_scales(m, means, stds, tuple(plain[0].shape[-2:])), c.top_share)
-        for m in (plain, changed)
-    ]
+    size = tuple(plain[0].shape[-2:])
+    scores = [image_score(add_scales(m, means, stds, size), model.config.top_share) for m in (plain, changed)]
     labels = np.repeat([False, True], [len(scores[0]), len(scores[1])])
     return means.mean().item(), float(roc_auc_score(labels, torch.cat(scores).cpu().numpy()))

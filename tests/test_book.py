@@ -74,13 +74,14 @@ def test_changed_pins_are_installed_into_the_same_environment(tmp_path, pins, ca
     assert [command[1:3] for command in calls] == [["-m", "pip"]]
 
 
-def test_interrupted_install_is_done_again(tmp_path, pins, calls, monkeypatch):
+@pytest.mark.parametrize("later", ["torch==2.14.0\n", "torch==2.13.0\n"])
+def test_interrupted_install_is_done_again(tmp_path, pins, calls, later):
     driver.set_up(tmp_path / "venv", pins)
     pins.write_text("torch==2.14.0\n")
     calls.status = 1
     with pytest.raises(SystemExit, match="the next call tries again"):
         driver.set_up(tmp_path / "venv", pins)
-    pins.write_text("torch==2.13.0\n")  # even the old pins are no longer certain
+    pins.write_text(later)  # even the old pins are no longer certain
     calls.status = 0
     calls.clear()
     driver.set_up(tmp_path / "venv", pins)
@@ -234,6 +235,52 @@ def test_digest_sees_contents_names_and_words(tmp_path):
     assert first != build.digest([a, b])
 
 
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """A book of one page, and in place of Jupyter Book a stand-in that writes ``pages.text``."""
+    state = SimpleNamespace(text="<p>page</p>", status=0, built=0, source=tmp_path / "book" / "intro.md")
+    state.source.parent.mkdir()
+    state.source.write_text("# Title")
+    site = tmp_path / "_build" / "html"
+
+    def call(command, **_):
+        assert {"-W", "-n"} <= set(command)
+        assert not site.exists()  # always from scratch
+        state.built += 1
+        site.mkdir(parents=True)
+        (site / "index.html").write_text(state.text)
+        return state.status
+
+    monkeypatch.setattr(subprocess, "call", call)
+    for name, value in {"ROOT": tmp_path, "SITE": site, "EXECUTED": tmp_path / "executed"}.items():
+        monkeypatch.setattr(build, name, value)
+    return state
+
+
+def test_pages_are_made_once_until_something_changes(pages):
+    build.print_book()
+    assert build.print_book() == "pages: unchanged"
+    pages.source.write_text("# Another title")
+    build.print_book()
+    assert pages.built == 2
+
+
+def test_pages_with_warnings_fail_every_time(pages):
+    """An incremental build would forget the warnings of the pages it does not read again."""
+    pages.status = 1
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="a warning is an error"):
+            build.print_book()
+    assert pages.built == 2
+
+
+def test_pages_with_a_dead_link_fail_every_time(pages):
+    pages.text = '<a href="lost.html">lost</a>'
+    for _ in range(2):
+        with pytest.raises(SystemExit, match=r"lost\.html leads to no file"):
+            build.print_book()
+
+
 def test_first_failing_step_ends_the_tests(tmp_path, calls, monkeypatch, capsys):
     monkeypatch.setattr(build, "CHECK", tmp_path / "check")
     monkeypatch.setattr(build, "chapters", lambda: [notebook(tmp_path / "01_a.ipynb", "profile = 'fast'")])
@@ -325,9 +372,10 @@ def test_bars_in_docstrings_are_no_substitutions_but_literals_stay():
 
 # Checking the site
 
-GOOD = (
-    '<a href="b.html#there">b</a><a href="https://elsewhere.org">e</a><img src="i.png" alt="A falling curve">'
-)
+GOOD = """
+<a href="b.html#there">b</a> <a href="https://elsewhere.org">e</a> <a href="i.png#x">i</a>
+<img src="i.png" alt="A falling curve">
+"""
 
 
 @pytest.fixture

