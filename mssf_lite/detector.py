@@ -1,5 +1,4 @@
-"""The contract that MSSF, its peers and the yardsticks keep, so that chapters and benchmarks treat them
-alike.
+"""The contract that MSSF, its peers and the yardsticks keep: chapters and benchmarks treat them alike.
 
 ``fit(train, held_out)`` is a generator that yields :class:`Progress` and never sees test data;
 ``predict(images)`` gives a :class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep
@@ -134,6 +133,8 @@ class Detector(nn.Module):
             raise RuntimeError(
                 f"this {type(self).__name__} was not fitted: run fit(train, held_out) to its end, or load()"
             )
+        if len(images) == 0:
+            raise ValueError("predict() got no images: give at least one")
         self.eval()
         maps = []
         for batch in batches(images, self.config.batch, "scoring" if progress else None):

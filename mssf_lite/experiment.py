@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -102,7 +103,8 @@ def make_record(
         "seed": config.seed,
         "textures": list(dataset.textures),
         "dataset": describe_dataset(dataset),
-        "config": config.to_dict(),
+        # of a weight file only the name: no record holds a path of somebody's disk
+        "config": config.to_dict() | {"weights": config.weights and Path(config.weights).name},
         "environment": environment(detector.device),
         "sizes": {"trainable": learned, "frozen": everything - learned},
         "times": {"fit": fit_seconds, "predict_per_image": result.seconds},

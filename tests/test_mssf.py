@@ -34,7 +34,7 @@ def trained(config=CHECK, method=MSSF):
 
 @pytest.fixture(scope="module")
 def model():
-    return trained(replace(CHECK, epochs=8, learning_rate=2e-3, hindering_weight=1.0))
+    return trained(replace(CHECK, epochs=8, hindering="none"))
 
 
 METHODS = {"MSSF": MSSF, "Gaussian": gaussian, "NearestNeighbour": NearestNeighbour}
@@ -150,6 +150,7 @@ def test_predicting_before_fitting_says_what_to_do():
         (torch.full((1, 3, 64, 64), 200.0), r"got \[200, 200\]"),
         (torch.full((1, 3, 64, 64), float("nan")), "nan"),
         (torch.rand(1, 3, 16, 64), "too small: at least 64"),
+        (torch.rand(0, 3, 64, 64), "got no images"),
         ([torch.rand(3, 64, 64), torch.rand(3, 80, 64)], "one image size"),
     ],
 )
