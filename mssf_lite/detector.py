@@ -225,9 +225,10 @@ def batches(images: Images, size: int, title: str | None = None) -> Iterator[Ten
 
 
 def gather(images: Images, indices: Sequence[int]) -> Tensor:
-    """The images of these indices as one batch; they must be equally large."""
+    """The images of these indices as one batch, half precision made single; they must be equally large."""
     if isinstance(images, Tensor):
-        return images[list(indices)]
+        chosen = images[list(indices)]
+        return chosen.float() if chosen.dtype == torch.half else chosen
     items = [images[i] for i in indices]
     if len({item.shape for item in items}) > 1:
         raise ValueError(

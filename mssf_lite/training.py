@@ -62,13 +62,14 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
     return result
 
 
-def train_flow(model: MSSF, normal: list[Tensor], train: Images, held_out: Images) -> Iterator[Progress]:
+def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Images) -> Iterator[Progress]:
     """Train ``model.flow`` with AdamW on likelihood and hindering; yields after every epoch.
 
     Args:
         model: an MSSF whose whitening is fitted.
         normal: whitened features of ``train``, see :func:`fit_whitening`.
-        train, held_out: see :meth:`mssf_lite.mssf.MSSF.fit`.
+        train: the normal images, (N, 3, H, W); twins are made of them.
+        held_out: see :meth:`mssf_lite.mssf.MSSF.fit`.
 
     Raises:
         FloatingPointError: the loss is not finite; the message says what to change.
@@ -77,8 +78,6 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Images, held_out: Image
     if c.epochs == 0:
         return
     started = time.perf_counter()
-    # read (or drawn) once, for the twins; 11 bits hold what 8-bit images knew, in half the memory
-    pixels = torch.cat([batch.half() for batch in batches(train, c.batch)])
     # held-out twins are drawn once, so that epochs compare
     watched, rng = ([], []), seeded(c.seed, 1)
     for batch in batches(held_out, c.batch, "features of held-out images"):
@@ -99,7 +98,7 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Images, held_out: Image
             progress = ((epoch - 1) * steps + step) / (c.epochs * steps)
             weight = hindering_weight(progress, c)
             clean = [x[chosen].to(model.device).float() for x in normal]
-            nll, hindering = losses(model, clean, pixels[chosen].float() if weight else None, rng)
+            nll, hindering = losses(model, clean, train[chosen].float() if weight else None, rng)
             loss = nll + weight * hindering
             if not loss.isfinite():
                 raise FloatingPointError(
@@ -143,9 +142,9 @@ def losses(
         return nll, nll.new_zeros(())
     twins = MAS()(images, rng)
     parts = []
-    for s, x in enumerate(model.whitened(twins.images)):
+    for s, x in enumerate(model.fused(twins.images)):
         touched = synthetic_locations(twins.masks, x.shape[-2:]).to(x.device)
-        synthetic = model.log_likelihood_at(x, s, touched)
+        synthetic = model.log_likelihood_at(x, s, touched, whiten=True)
         parts.append(hindering_loss(synthetic, boundary(normal[s], model.config)))
     return nll, torch.stack(parts).mean()
 
