@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from book._ext.executed_notebooks import INJECTED, sources
+from book._ext.executed_notebooks import INJECTED, WIDGET, drop_bars, sources
 from book.build import EXECUTED
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -115,6 +115,9 @@ def tidy(root: Path, executed_folder: Path = EXECUTED) -> list[str]:
         for part in (run, *run.cells):
             for noise in RUN_NOISE:
                 part.metadata.pop(noise, None)
+        drop_bars(run)
+        if not any(WIDGET in out.get("data", {}) for cell in run.cells for out in cell.get("outputs", [])):
+            run.metadata.pop("widgets", None)  # the bars' state, large and of no use
         write(path, nbformat.writes(run) + "\n")
     texts = [*root.glob("*.md"), *root.glob("book/*.md"), *root.glob("book/runs/*.ipynb")]
     for path in [*texts, root / "CITATION.cff", root / "pyproject.toml"]:

@@ -364,6 +364,17 @@ def test_printed_run_is_shown_as_it_is_without_its_labels(sphinx):
     assert sphinx.warnings == []
 
 
+def test_finished_progress_bars_are_not_printed_but_other_widgets_and_text_are():
+    def widget(words):
+        return new_output("display_data", {extension.WIDGET: {"model_id": "1"}, "text/plain": words})
+
+    bar = widget("epoch 1 of 4:   0%|          | 0/36 [00:00<?, ?it/s]")
+    kept = [widget("IntSlider(value=0)"), new_output("stream", text="done 100%| of [00:00 it\n")]
+    notebook = new_notebook(cells=[new_code_cell("work()", outputs=[bar, *kept])])
+    extension.drop_bars(notebook)
+    assert notebook.cells[0].outputs == kept
+
+
 def test_bars_in_docstrings_are_no_substitutions_but_literals_stay():
     lines = ["log |det J| and ``a | b``"]
     extension.escape_bars(None, "module", "m", None, None, lines)

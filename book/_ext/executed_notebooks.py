@@ -22,6 +22,8 @@ if str(ROOT) not in sys.path:  # autodoc imports the package from the checkout
 LOG = logging.getLogger(__name__)
 RUNS = "book/runs/"
 INJECTED = "injected-parameters"  # papermill's tag
+WIDGET = "application/vnd.jupyter.widget-view+json"
+BAR = re.compile(r"\d+%\|.*\[\d\d:\d\d")  # tqdm's
 # a run repeats its chapter's text; a label may stand only once in the book, so the chapter keeps it
 LABELS = re.compile(
     r"^\([^)\s]+\)=[ \t]*\n"  # (label)= above a heading
@@ -54,6 +56,19 @@ def drop_labels(notebook: dict) -> None:
             cell["metadata"].get("mystnb", {}).get(kind, {}).pop("name", None)
 
 
+def drop_bars(notebook: dict) -> None:
+    """Take finished progress bars out, in place: they are hidden widgets that would leave blank lines."""
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [out for out in cell["outputs"] if not BAR.search(_plain(out))]
+
+
+def _plain(output: dict) -> str:
+    """What a widget says of itself in plain text; empty for any other output."""
+    data = output.get("data", {})
+    return "".join(data.get("text/plain", "")) if WIDGET in data else ""
+
+
 def fold_injected(notebook: dict) -> None:
     """Fold the parameters that papermill injected behind a button, in place."""
     for cell in notebook["cells"]:
@@ -79,6 +94,7 @@ def source_read(app, docname: str, source: list[str]) -> None:
         if sources(json.loads(source[0])) != sources(notebook):
             LOG.warning("the executed copy %s is stale: run python -m book", copy, location=docname)
         fold_injected(notebook)
+    drop_bars(notebook)
     if stopped(notebook):
         LOG.warning("the executed notebook stopped at an error", location=docname)
     source[0] = json.dumps(notebook)
