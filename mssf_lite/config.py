@@ -95,7 +95,7 @@ class Config:
                 "epochs": 1,
                 "hidden": 32,
             },
-            "fast": {"epochs": 5, "learning_rate": 2e-3},  # few images: larger steps
+            "fast": {"epochs": 10, "learning_rate": 2e-3},  # few images: more and larger steps
             "full": {},
         }
         if name not in bases:

@@ -82,23 +82,17 @@ class MSSF(Detector):
         """Per location and dimension, in nats: whitened features (B, C, h, w) of one scale -> (B, h, w)."""
         return log_likelihood(*self.latent(x, scale))
 
-    def log_likelihood_at(self, x: Tensor, scale: int, keep: Tensor, whiten: bool = False) -> Tensor:
+    def log_likelihood_at(self, x: Tensor, scale: int, keep: Tensor) -> Tensor:
         """Log-likelihoods of chosen locations only, (B, C, h, w) and (B, h, w) bool -> (n,).
 
         With 1x1 subnets every location stands alone, so the others need not be computed.
-
-        Args:
-            x: whitened features, or fused ones with ``whiten``.
-            scale: which one.
-            keep: the locations.
-            whiten: whiten first.
         """
         alone = self.config.kernel == 1
         if alone:
             x = x.permute(0, 2, 3, 1)[keep].T[None, :, :, None]  # (1, C, n, 1)
             if x.shape[2] == 0:  # convolutions refuse an empty map
                 return x.new_zeros(0)
-        value = self.log_likelihood(self.whitening[scale](x) if whiten else x, scale)
+        value = self.log_likelihood(x, scale)
         return value.flatten() if alone else value[keep]
 
     @torch.no_grad()

@@ -1,8 +1,7 @@
 """Training of the flow: a generator that never sees test data.
 
-The network is frozen, so features of the normal images are computed once and kept in half precision;
-synthetic twins are drawn afresh in every epoch, which costs one pass of the network. All chance comes from
-the seed.
+The network is frozen, so the features of normal images and of their synthetic twins are computed once and
+kept in half precision; an epoch costs no pass of the network. All chance comes from the seed.
 """
 
 from __future__ import annotations
@@ -78,11 +77,12 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Image
     if c.epochs == 0:
         return
     started = time.perf_counter()
-    # held-out twins are drawn once, so that epochs compare
-    watched, rng = ([], []), seeded(c.seed, 1)
-    for batch in batches(held_out, c.batch, "features of held-out images"):
-        for store, images in zip(watched, (batch, MAS()(batch, rng).images), strict=True):
-            store.append([x.half().cpu() for x in model.whitened(images)])
+    twins, touched = draw_twins(model, train, seeded(c.seed, 1), "synthetic twins")
+    watched_twins, _ = draw_twins(model, held_out, seeded(c.seed, 2), "held-out twins")
+    parts = [
+        [x.half().cpu() for x in model.whitened(b)] for b in batches(held_out, c.batch, "held-out images")
+    ]
+    watched = [torch.cat(scale) for scale in zip(*parts, strict=True)]
 
     optimizer = torch.optim.AdamW(model.flow.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
     steps = -(-len(train) // c.batch)
@@ -90,7 +90,7 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Image
         optimizer, max_lr=c.learning_rate, total_steps=c.epochs * steps, pct_start=0.2, cycle_momentum=False
     )
     for epoch in range(1, c.epochs + 1):
-        rng = seeded(c.seed, 2, epoch)
+        rng = seeded(c.seed, 3, epoch)
         order = torch.randperm(len(train), generator=rng).split(c.batch)
         sums = np.zeros(3)
         model.train()
@@ -98,7 +98,9 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Image
             progress = ((epoch - 1) * steps + step) / (c.epochs * steps)
             weight = hindering_weight(progress, c)
             clean = [x[chosen].to(model.device).float() for x in normal]
-            nll, hindering = losses(model, clean, train[chosen].float() if weight else None, rng)
+            spoilt = [x[chosen].to(model.device).float() for x in twins] if weight else []
+            where = [x[chosen].to(model.device) for x in touched]
+            nll, hindering = losses(model, clean, spoilt, where, rng)
             loss = nll + weight * hindering
             if not loss.isfinite():
                 raise FloatingPointError(
@@ -113,11 +115,32 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Image
             sums += np.array([loss.item(), nll.item(), hindering.item()]) * len(chosen)
         means = (sums / len(train)).tolist()
         seconds = time.perf_counter() - started
-        yield Progress(epoch, c.epochs, seconds, *means, weight, *judge_held_out(model, *watched))
+        yield Progress(
+            epoch, c.epochs, seconds, *means, weight, *judge_held_out(model, watched, watched_twins)
+        )
+
+
+@torch.no_grad()
+def draw_twins(
+    model: MSSF, images: Images, rng: torch.Generator, title: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """A synthetic twin of every image, as the flow sees it.
+
+    Returns:
+        Whitened features, one (N, C, h_s, w_s) half-precision tensor a scale, and which of their locations
+        are synthetic, one (N, h_s, w_s) bool a scale; both in main memory.
+    """
+    features, touched = [], []
+    for batch in batches(images, model.config.batch, title):
+        twins = MAS()(batch, rng)
+        features.append([x.half().cpu() for x in model.whitened(twins.images)])
+        touched.append([synthetic_locations(twins.masks, tuple(x.shape[-2:])) for x in features[-1]])
+    joined = [[torch.cat(scale) for scale in zip(*parts, strict=True)] for parts in (features, touched)]
+    return joined[0], joined[1]
 
 
 def losses(
-    model: MSSF, clean: list[Tensor], images: Tensor | None, rng: torch.Generator
+    model: MSSF, clean: list[Tensor], twins: list[Tensor], touched: list[Tensor], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of normal locations and hindering loss of their synthetic twins.
 
@@ -126,8 +149,9 @@ def losses(
     Args:
         model: the model, its flow in training mode.
         clean: whitened features of a batch, one (B, C, h_s, w_s) a scale.
-        images: the same batch as images, or None while nothing is hindered.
-        rng: where the twins and the choice of locations come from.
+        twins: the same of its twins; empty while nothing is hindered.
+        touched: their synthetic locations, one (B, h_s, w_s) bool a scale.
+        rng: where the choice of normal locations comes from.
 
     Returns:
         Two scalars, averaged over scales, in nats per dimension.
@@ -138,41 +162,39 @@ def losses(
         keep[0, 0, 0] = True  # at least one, on the smallest of grids too
         normal.append(model.log_likelihood_at(x, s, keep.to(x.device)))
     nll = -torch.stack([value.mean() for value in normal]).mean()
-    if images is None:
-        return nll, nll.new_zeros(())
-    twins = MAS()(images, rng)
-    parts = []
-    for s, x in enumerate(model.fused(twins.images)):
-        touched = synthetic_locations(twins.masks, x.shape[-2:]).to(x.device)
-        synthetic = model.log_likelihood_at(x, s, touched, whiten=True)
-        parts.append(hindering_loss(synthetic, boundary(normal[s], model.config)))
-    return nll, torch.stack(parts).mean()
+    parts = [
+        hindering_loss(model.log_likelihood_at(x, s, touched[s]), boundary(normal[s], model.config))
+        for s, x in enumerate(twins)
+    ]
+    return nll, torch.stack(parts).mean() if parts else nll.new_zeros(())
 
 
 @torch.no_grad()
-def judge_held_out(model: MSSF, normal: list[list[Tensor]], twins: list[list[Tensor]]) -> tuple[float, float]:
+def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tuple[float, float]:
     """Held-out evidence for choosing settings without any test image.
 
     Args:
         model: the model.
-        normal, twins: whitened features of held-out images and of their twins, a list of scales per batch.
+        normal, twins: whitened features of held-out images and of their twins, one (N, C, h_s, w_s) a
+            scale.
 
     Returns:
         Negative log-likelihood of held-out normals, nats per dimension, and image AUROC of held-out normals
         against their synthetic twins.
     """
     model.eval()
+    c = model.config
 
-    def maps(stored: list[list[Tensor]]) -> list[Tensor]:
-        each = [
-            [-model.log_likelihood(x.to(model.device).float(), s) for s, x in enumerate(b)] for b in stored
+    def maps(stored: list[Tensor]) -> list[Tensor]:
+        return [
+            torch.cat([-model.log_likelihood(x.to(model.device).float(), s) for x in scale.split(c.batch)])
+            for s, scale in enumerate(stored)
         ]
-        return [torch.cat(scale) for scale in zip(*each, strict=True)]
 
     plain, changed = maps(normal), maps(twins)
     means = torch.stack([m.mean() for m in plain])
     stds = torch.stack([m.std() for m in plain])
     size = tuple(plain[0].shape[-2:])
-    scores = [image_score(add_scales(m, means, stds, size), model.config.top_share) for m in (plain, changed)]
+    scores = [image_score(add_scales(m, means, stds, size), c.top_share) for m in (plain, changed)]
     labels = np.repeat([False, True], [len(scores[0]), len(scores[1])])
     return means.mean().item(), float(roc_auc_score(labels, torch.cat(scores).cpu().numpy()))
