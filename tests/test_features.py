@@ -44,7 +44,7 @@ def test_the_cut_network_gives_the_features_of_the_whole_one(pyramid):
     with torch.no_grad():
         net((image - 0.5) / 0.5)
         for stage, feature in zip(STAGES, pyramid(image), strict=True):
-            torch.testing.assert_close(feature, seen[stage])
+            torch.testing.assert_close(feature, seen[stage], atol=5e-4, rtol=1e-3)  # batch norms are folded
 
 
 def test_nothing_in_it_can_be_trained(pyramid):
