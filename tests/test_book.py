@@ -355,10 +355,15 @@ def test_missing_stale_and_stopped_copies_are_warnings(sphinx):
 
 def test_printed_run_is_shown_as_it_is_without_its_labels(sphinx):
     run = chapter("1 + 1", new_output("stream", text="2"))
-    run.cells[0].source = "(sec-look)=\n# Look\n$$ x = 1 $$ (eq-x)\nsee {eq}`eq-x`\n:label: eq-y\n"
+    run.cells[
+        0
+    ].source = (
+        "(sec-look)=\n# Look\n$$ x = 1 $$ (eq-x)\nsee {eq}`eq-x`, [next](02_next.ipynb)\n:label: eq-y\n"
+    )
     run.cells[1].metadata["mystnb"] = {"figure": {"caption": "A map", "name": "fig-map"}}
     shown = sphinx.read("book/runs/mt", run)
-    assert shown["cells"][0]["source"] == "# Look\n$$ x = 1 $$\nsee {eq}`eq-x`\n"
+    shown_text = "# Look\n$$ x = 1 $$\nsee {eq}`eq-x`, [next](../../notebooks/02_next.ipynb)\n"
+    assert shown["cells"][0]["source"] == shown_text
     assert shown["cells"][1]["metadata"]["mystnb"] == {"figure": {"caption": "A map"}}
     assert shown["cells"][1]["outputs"]
     assert sphinx.warnings == []

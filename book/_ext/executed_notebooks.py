@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:  # autodoc imports the package from the checkout
     sys.path.insert(0, str(ROOT))
 LOG = logging.getLogger(__name__)
 RUNS = "book/runs/"
+CHAPTER = re.compile(r"\]\((\d\d_\w+\.ipynb)\)")  # a link from one chapter to another
 INJECTED = "injected-parameters"  # papermill's tag
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BAR = re.compile(r"\d+%\|.*\[\d\d:\d\d")  # tqdm's
@@ -48,10 +49,11 @@ def stopped(notebook: dict) -> bool:
 
 
 def drop_labels(notebook: dict) -> None:
-    """Take the cross-reference labels out of a printed run, in place."""
+    """Take the cross-reference labels out of a printed run and point its links at the chapters, in place."""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = LABELS.sub("", "".join(cell["source"]))
+            text = LABELS.sub("", "".join(cell["source"]))
+            cell["source"] = CHAPTER.sub(r"](../../notebooks/\1)", text)
         for kind in ("figure", "table"):
             cell["metadata"].get("mystnb", {}).get(kind, {}).pop("name", None)
 
