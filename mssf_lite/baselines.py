@@ -80,7 +80,7 @@ class NearestNeighbour(Detector):
         for s, x in enumerate(fused):
             rows = (x.permute(0, 2, 3, 1) - self.mean[s]) / self.std[s]
             flat, stored = rows.flatten(0, 2), self.memory[s]
-            # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, with the root after the minimum: a third faster than cdist
+            # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, with the root only after the minimum
             rest = torch.addmm(stored.square().sum(1), flat, stored.T, alpha=-2).amin(1)
             nearest = (flat.square().sum(1) + rest).clamp_min(0).sqrt() / flat.shape[1] ** 0.5
             maps.append(nearest.view(rows.shape[:3]))
