@@ -25,12 +25,12 @@ def main() -> None:
     samples = [next(s for s in data.test if s.texture == t and s.is_defect) for t in data.textures]
     images, masks = (torch.stack(part) for part in zip(*map(data.read, samples), strict=True))
     maps = model.predict(images).maps
-    low, high = colour_scale(model.predict(data.images(data.held_out, config.image_size)).maps)
+    norm = colour_scale(model.predict(data.images(data.held_out, config.image_size)).maps)
     _, axes = plt.subplots(3, len(samples), figsize=(12, 5.4), layout="constrained")
     for column, sample in zip(range(len(samples)), samples, strict=True):
         axes[0, column].imshow(images[column].permute(1, 2, 0).clamp(0, 1))
         axes[1, column].imshow(masks[column], cmap="gray")
-        axes[2, column].imshow(maps[column], cmap=MAPS, vmin=low, vmax=high)
+        axes[2, column].imshow(maps[column], cmap=MAPS, norm=norm)
         axes[0, column].set_title(f"{sample.texture}\n{sample.defect}", fontsize=15)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])

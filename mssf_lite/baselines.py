@@ -61,8 +61,7 @@ class NearestNeighbour(Detector):
     def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
         """Store features; yields nothing, for there are no epochs. See :meth:`Detector.fit`."""
         parts = [
-            [x.half().cpu() for x in self.fused(batch)]
-            for batch in batches(train, self.config.batch, "storing")
+            [x.half().cpu() for x in self.fused(batch)] for batch in batches(train, self.config, "storing")
         ]
         for s, scale in enumerate(zip(*parts, strict=True)):
             rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in scale])

@@ -57,8 +57,8 @@ class Config:
     clip: float = 1.0  # gradient norm [ours]
 
     # score
-    score: Literal["nll", "z2"] = "nll"  # the whole likelihood, or only the distance in the latent space
-    top_share: float = 0.03  # the image score is the mean of this share of the map [MSFlow]
+    score: Literal["both", "nll", "z2"] = "both"  # see MSSF.raw_map [ours]
+    top_share: float = 0.03  # the image score is the mean of this share of each scale [MSFlow]
 
     seed: int = 0
 
@@ -74,7 +74,7 @@ class Config:
         checks |= {name: getattr(self, name) % 2 == 1 for name in ("kernel", "neighbourhood")}
         checks["image_size"] = len(self.image_size) == 2 and min(self.image_size) >= 2 * self.stride
         checks["hindering"] = self.hindering in ("changeable", "fixed", "none")
-        checks["score"] = self.score in ("nll", "z2")
+        checks["score"] = self.score in ("both", "nll", "z2")
         for name, good in checks.items():
             if not good:
                 raise ValueError(f"Config.{name} cannot be {getattr(self, name)!r}: see the field's comment")
@@ -95,7 +95,7 @@ class Config:
                 "epochs": 1,
                 "hidden": 32,
             },
-            "fast": {"epochs": 10, "learning_rate": 2e-3},  # few images: more and larger steps
+            "fast": {"epochs": 6, "learning_rate": 2e-3},  # few images: more and larger steps
             "full": {},
         }
         if name not in bases:

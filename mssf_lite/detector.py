@@ -8,7 +8,6 @@ scores equal and unpickle nothing.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .config import Config
 from .features import Pyramid
+from .files import written_whole
 from .fusion import fuse
 from .scoring import Prediction, add_scales, image_score
 
@@ -44,7 +44,7 @@ class Progress:
 
 
 class Detector(nn.Module):
-    """Base of all detectors on fused features: one map a scale, standardised by held-out normals and added.
+    """Base of all detectors on fused features: raw maps of every scale in, one map and one score out.
 
     A subclass gives ``fit`` and ``scale_maps``. Its state (without the frozen network) is what a checkpoint
     holds.
@@ -60,7 +60,7 @@ class Detector(nn.Module):
         self.config = config
         self.pyramid = Pyramid(config.backbone, config.stages, config.weights)
         scales = len(config.zooms)
-        self.register_buffer("map_mean", torch.zeros(scales))  # of each scale's map over held-out normals
+        self.register_buffer("map_mean", torch.zeros(scales))  # of each raw map over held-out normals
         self.register_buffer("map_std", torch.ones(scales))
         self.register_buffer("fitted", torch.tensor(False))
 
@@ -83,7 +83,7 @@ class Detector(nn.Module):
         raise TypeError(f"{type(self).__name__} does not say how it learns: give it a fit()")
 
     def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
-        """One (B, h_s, w_s) a scale, higher is more anomalous, not yet standardised.
+        """The raw maps: one (B, h_s, w_s) a scale, higher is more anomalous.
 
         Args:
             fused: from :meth:`fused`, one (B, C, h_s, w_s) a scale.
@@ -117,13 +117,12 @@ class Detector(nn.Module):
         return result
 
     @torch.no_grad()
-    def predict(self, images: Images, progress: bool = False) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Anomaly maps and scores.
 
         Args:
             images: (B, 3, H, W) in [0, 1], or a sequence of equally large (3, H, W); any H and W that hold
                 two strides at the smallest zoom.
-            progress: show a bar.
 
         Raises:
             RuntimeError: the detector was not fitted.
@@ -136,43 +135,38 @@ class Detector(nn.Module):
         if len(images) == 0:
             raise ValueError("predict() got no images: give at least one")
         self.eval()
-        maps = []
-        for batch in batches(images, self.config.batch, "scoring" if progress else None):
-            maps.append(self.maps(self.fused(batch), tuple(batch.shape[-2:])))
-        return self.scored(torch.cat(maps))
+        found = []
+        for batch in batches(images, self.config, "scoring"):
+            found.append(self.judge(self.fused(batch), tuple(batch.shape[-2:])))
+        return Prediction(*map(torch.cat, zip(*found, strict=True)))
 
-    def maps(self, fused: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Fused features -> the anomaly map (B, H, W) of images of this size."""
-        return add_scales(self.scale_maps(fused), self.map_mean, self.map_std, size)
-
-    def scored(self, maps: Tensor) -> Prediction:
-        """Maps with their image scores."""
-        return Prediction(maps, image_score(maps, self.config.top_share))
+    def judge(self, fused: list[Tensor], size: tuple[int, int]) -> Prediction:
+        """Fused features of images of this size (H, W) -> their maps and scores."""
+        raw = zip(self.scale_maps(fused), self.map_mean, self.map_std, strict=True)
+        scales = [(m - mean) / std for m, mean, std in raw]
+        c = self.config
+        return Prediction(add_scales(scales, c.zooms, size), image_score(scales, c.top_share))
 
     @torch.no_grad()
     def standardise(self, held_out: Images) -> None:
-        """Set the scale of each map from held-out normals; the last step of every fit."""
+        """Set the unit of each raw map from held-out normals; the last step of every fit."""
         self.eval()
-        title = "scale of the maps"
-        maps = [self.scale_maps(self.fused(batch)) for batch in batches(held_out, self.config.batch, title)]
-        for s, parts in enumerate(zip(*maps, strict=True)):
-            values = torch.cat(parts)
-            self.map_mean[s], self.map_std[s] = values.mean(), values.std().clamp_min(1e-6)
+        title = "unit of the maps"
+        maps = [self.scale_maps(self.fused(batch)) for batch in batches(held_out, self.config, title)]
+        for s, scale in enumerate(zip(*maps, strict=True)):
+            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale))
         self.fitted.fill_(True)
 
     def save(self, path: str | Path) -> None:
         """Write config and learned state to one ``.safetensors`` file, atomically."""
-        path = Path(path)
         state = {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("pyramid.")}
         about = {
             "method": type(self).__name__,
             "config": self.config.to_dict(),
             "backbone": self.pyramid.digest,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        safetensors.torch.save_file(state, part, metadata={"mssf_lite": json.dumps(about)})
-        os.replace(part, path)
+        with written_whole(path) as aside:
+            safetensors.torch.save_file(state, aside, metadata={"mssf_lite": json.dumps(about)})
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
@@ -217,10 +211,22 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 
-def batches(images: Images, size: int, title: str | None = None) -> Iterator[Tensor]:
-    """(b, 3, H, W) at a time, b <= size; with a bar if there is a title."""
+def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of raw maps, over images and locations."""
+    return raw.mean(), raw.std().clamp_min(1e-6)
+
+
+def batches(images: Images, config: Config, title: str | None = None) -> Iterator[Tensor]:
+    """The images as (b, 3, H, W) at a time, with a bar if there is a title and more than one batch.
+
+    A batch holds ``config.batch`` images of ``config.image_size``, and of larger ones fewer, so that whole
+    strips of fabric need no more memory than squares.
+    """
+    height, width = images[0].shape[-2:] if len(images) else (1, 1)
+    own = config.image_size[0] * config.image_size[1] / (height * width)
+    size = max(1, int(config.batch * min(1.0, own)))
     starts = range(0, len(images), size)
-    for start in tqdm(starts, desc=title, leave=False, disable=title is None):
+    for start in tqdm(starts, desc=title, leave=False, disable=title is None or len(starts) < 2):
         yield gather(images, range(start, min(start + size, len(images))))
 
 

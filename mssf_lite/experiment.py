@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from .config import Config
 from .data import Dataset
@@ -58,21 +57,22 @@ def test(detectors: Mapping[str, Detector], dataset: Dataset) -> dict[str, Resul
     """
     first = next(iter(detectors.values()))
     size = first.config.image_size
-    maps: dict[str, list[Tensor]] = {name: [] for name in detectors}
+    found: dict[str, list[Prediction]] = {name: [] for name in detectors}
     seconds = dict.fromkeys(detectors, 0.0)
-    for batch in batches(dataset.images(dataset.test, size), first.config.batch, "test images"):
+    for batch in batches(dataset.images(dataset.test, size), first.config, "test images"):
         started = time.perf_counter()
         fused = first.fused(batch)
         shared = time.perf_counter() - started
         for name, detector in detectors.items():
             started = time.perf_counter()
             with torch.no_grad():
-                maps[name].append(detector.eval().maps(fused, size).cpu())
+                maps, scores = detector.eval().judge(fused, size)
+                found[name].append(Prediction(maps.cpu(), scores.cpu()))
             seconds[name] += shared + time.perf_counter() - started
     masks = dataset.masks([sample for sample in dataset.test if sample.has_mask], size)
     results = {}
-    for name, detector in detectors.items():
-        prediction = detector.scored(torch.cat(maps[name]))
+    for name in detectors:
+        prediction = Prediction(*map(torch.cat, zip(*found[name], strict=True)))
         metrics = evaluate(prediction.scores, dataset.test, prediction.maps, masks)
         results[name] = Result(prediction, metrics, seconds[name] / len(dataset.test))
     return results

@@ -65,7 +65,7 @@ class MSSF(Detector):
                 raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
         self.fitted.fill_(False)
         # read (or drawn) once; 11 bits hold what 8-bit images knew, in half the memory
-        train = torch.cat([batch.half() for batch in batches(train, self.config.batch, "reading images")])
+        train = torch.cat([batch.half() for batch in batches(train, self.config, "reading images")])
         normal = fit_whitening(self, train)
         yield from train_flow(self, normal, train, held_out)
         self.standardise(held_out)
@@ -95,10 +95,22 @@ class MSSF(Detector):
         value = self.log_likelihood(x, scale)
         return value.flatten() if alone else value[keep]
 
+    def raw_map(self, x: Tensor, scale: int) -> Tensor:
+        """What speaks against each location: whitened features (B, C, h, w) of one scale -> (B, h, w).
+
+        ``score="nll"`` is the flow's negative log-likelihood per dimension. ``"both"`` is its mean with the
+        Gaussian's, 0.5 |x|^2 / C: the geometric mean of two densities. The Gaussian has seen no synthetic
+        defect, and remembers the directions that the flow gave up for their sake. ``"z2"`` leaves the
+        flow's log-determinant out, 0.5 |z|^2 / C.
+        """
+        z, log_det = self.latent(x, scale)
+        if self.config.score == "z2":
+            return 0.5 * z.square().mean(1)
+        of_flow = -log_likelihood(z, log_det)
+        return of_flow if self.config.score == "nll" else 0.5 * (of_flow + 0.5 * x.square().mean(1))
+
     @torch.no_grad()
     def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
-        """Negative log-likelihood (or half the mean z squared, with ``score="z2"``) of every scale."""
-        whitened = [whitening(x) for whitening, x in zip(self.whitening, fused, strict=True)]
-        if self.config.score == "nll":
-            return [-self.log_likelihood(x, s) for s, x in enumerate(whitened)]
-        return [0.5 * self.latent(x, s)[0].float().square().mean(1) for s, x in enumerate(whitened)]
+        """The raw maps of every scale, see :meth:`raw_map`."""
+        pairs = zip(self.whitening, fused, strict=True)
+        return [self.raw_map(whitening(x), s) for s, (whitening, x) in enumerate(pairs)]

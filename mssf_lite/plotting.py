@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -51,18 +52,22 @@ def use_style() -> None:
     )
 
 
-def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999) -> tuple[float, float]:
-    """The ends of the colour scale for all maps of one model, from normals that it was not trained on.
+def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999, steps: float = 10) -> FuncNorm:
+    """The colour scale for all maps of one model, from normals that it was not trained on.
 
-    The scale begins at their median. Its *middle* is the value that a share of only ``1 - upper`` of their
-    pixels exceeds: normal pixels stay in the dark half, and the bright half is left to tell defects apart.
+    It begins at their median. A *step* leads from there to the value that a share of only ``1 - upper`` of
+    their pixels exceeds, and the scale ends ``steps`` steps above the median. In between, colour follows
+    asinh: about evenly over the first step, where normal pixels are, and by orders of magnitude beyond it,
+    where defects are. So normal pixels stay in the dark third, and strong defects do not all look alike.
 
     Args:
         held_out_maps: (N, H, W) maps of held-out normals, any units.
-        upper: share of their pixels that lie below the middle, in (0.5, 1).
+        upper: share of their pixels that lie within the first step, in (0.5, 1).
+        steps: where the scale ends, above 1.
 
     Returns:
-        ``vmin`` and ``vmax``, in the units of the maps; one unit apart if all values are equal.
+        A norm for :func:`show_maps` and matplotlib's ``imshow``, in the units of the maps; a step of one unit
+        if all values are equal.
     """
     if not 0.5 < upper < 1:
         raise ValueError(f"upper is a share in (0.5, 1), got {upper}: the usual one is 0.999")
@@ -71,8 +76,10 @@ def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999) -> tuple[float,
         raise ValueError(
             f"maps of shape {maps.shape} give no colour scale: it needs at least one, and finite values only"
         )
-    vmin, middle = (float(value) for value in np.quantile(maps, [0.5, upper]))
-    return vmin, vmin + (2 * (middle - vmin) or 1.0)
+    median, end = (float(value) for value in np.quantile(maps, [0.5, upper]))
+    step = end - median or 1.0
+    ways = (lambda v: np.arcsinh((v - median) / step), lambda c: median + step * np.sinh(c))
+    return FuncNorm(ways, vmin=median, vmax=median + steps * step)
 
 
 def show_maps(
@@ -80,10 +87,9 @@ def show_maps(
     maps: ArrayLike,
     masks: ArrayLike | None = None,
     *,
-    vmin: float,
-    vmax: float,
+    norm: Normalize,
     titles: Sequence[str] | None = None,
-    label: str = "anomaly score",
+    label: str = "standard deviations of normals",
 ) -> np.ndarray:
     """Image, mask and map side by side, one row per image, on ONE colour scale.
 
@@ -93,8 +99,7 @@ def show_maps(
         images: (N, 3, H, W) in [0, 1].
         maps: (N, H, W).
         masks: (N, H, W) bool; None leaves them out.
-        vmin: low end of the scale of every map: take it from :func:`colour_scale`.
-        vmax: high end.
+        norm: the colour scale of every map, from :func:`colour_scale`.
         titles: (N,), one for each image; up to about 22 letters stay clear of the next column.
         label: what the maps measure, with its unit, as in "standard deviations" or "nats per dimension".
 
@@ -123,13 +128,14 @@ def show_maps(
         _draw(row[0], pictures[i])
         if masks is not None:
             _draw(row[1], masks[i], cmap="gray", vmin=0, vmax=1)
-        drawn = _draw(row[-1], maps[i], cmap=MAPS, vmin=vmin, vmax=vmax)
+        drawn = _draw(row[-1], maps[i], cmap=MAPS, norm=norm)
         for ax, head in zip(row, heads, strict=True):
             if ax is row[0] and titles is not None:
                 ax.set_title(titles[i], loc="left")
             elif i == 0 or stacked:
                 ax.set_title(head, loc="left" if stacked else "center")
     across = {"orientation": "horizontal", "extend": "both", "aspect": 30, "extendfrac": 0.03}
+    across["ticks"] = [float(f"{value:.2g}") for value in norm.inverse(np.linspace(0, 1, 4))]
     fig.colorbar(drawn, ax=axes, fraction=0.2 / inches, pad=0.1 / inches, label=label, **across)
     return axes
 

@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
@@ -36,6 +34,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+
+from .files import written_whole
 
 if TYPE_CHECKING:
     from mssf_lite.data.samples import Dataset
@@ -117,16 +117,8 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
     slugs = {name: re.sub(r"[^\w.]+", "_", str(_facts(record)[name])) for name in NAMES}
     path = folder / "{dataset}-{split}-{method}-{profile}-seed{seed}.json".format(**slugs)
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=folder, prefix=".record-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 
@@ -215,14 +207,6 @@ def table(
         for row, seeds in rows.items()
     ]
     return pd.DataFrame(lines, columns=[*by, *columns, "seeds"])
-
-
-def as_markdown(frame: pd.DataFrame) -> str:
-    """A table as Markdown, without its index; pandas itself would need another package for this."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.itertuples(index=False)]
-    return "\n".join(
-        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
 
 
 def _mean_and_spread(values: Sequence[float | int | None], digits: int) -> str:

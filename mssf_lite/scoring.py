@@ -1,7 +1,12 @@
 """From likelihoods to anomaly maps and image scores.
 
-A map is never rescaled by its own image: what is added here is standardised by *held-out normal images*, so
-that maps and scores compare across images and textures, and one threshold means the same everywhere.
+Each scale's raw map is read in standard deviations of *held-out normal images*: no map is ever rescaled by
+its own image, so maps and scores compare across images and textures, and one threshold means the same
+everywhere. Then the scales are put together, and differently for the two questions [ours]:
+
+* *Where?* The map averages the scales with weights in proportion to their zoom: a location of the half-size
+  image speaks for four times the area, and draws outlines half as sharp.
+* *Whether?* The image score averages the scales evenly, each judged on its own grid.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,29 +23,39 @@ class Prediction(NamedTuple):
     """What every detector returns for a batch."""
 
     maps: Tensor  # (B, H, W) float32, higher is more anomalous, in standard deviations of held-out normals
-    scores: Tensor  # (B,) float32
+    scores: Tensor  # (B,) float32, in the same unit
 
 
-def add_scales(maps: Sequence[Tensor], means: Tensor, stds: Tensor, size: tuple[int, int]) -> Tensor:
-    """Standardise the map of each scale, bring it to the image's size, and average.
+def add_scales(maps: Sequence[Tensor], zooms: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """The anomaly map: scales brought to the image's size and averaged, each weighted by its zoom.
 
     Args:
-        maps: one (B, h_s, w_s) a scale.
-        means, stds: (S,) of each scale's map over held-out normal images.
+        maps: standardised, one (B, h_s, w_s) a scale.
+        zooms: the size at which each scale sees the image.
         size: (H, W) of the image.
 
     Returns:
         (B, H, W).
     """
     total = 0
-    for m, mean, std in zip(maps, means, stds, strict=True):
-        total = total + F.interpolate(
-            ((m - mean) / std)[:, None], size=size, mode="bilinear", align_corners=False
-        )
-    return total[:, 0] / len(maps)
+    for m, zoom in zip(maps, zooms, strict=True):
+        m = F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=False)
+        total = total + zoom / sum(zooms) * m[:, 0]
+    return total
 
 
-def image_score(maps: Tensor, top_share: float) -> Tensor:
-    """Mean of the highest ``top_share`` of each map, (B, H, W) -> (B,)."""
-    flat = maps.flatten(1)
-    return flat.topk(max(1, round(top_share * flat.shape[1])), dim=1).values.mean(1)
+def image_score(maps: Sequence[Tensor], top_share: float) -> Tensor:
+    """The mean over scales of the mean of the highest ``top_share`` of each scale's map.
+
+    Args:
+        maps: standardised, one (B, h_s, w_s) a scale.
+        top_share: in (0, 1]; of any grid at least one location is taken.
+
+    Returns:
+        (B,).
+    """
+    scores = []
+    for m in maps:
+        flat = m.flatten(1)
+        scores.append(flat.topk(max(1, round(top_share * flat.shape[1])), dim=1).values.mean(1))
+    return torch.stack(scores).mean(0)

@@ -7,7 +7,7 @@ kept in half precision; an epoch costs no pass of the network. All chance comes 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm.auto import tqdm
 
-from .detector import Images, Progress, batches
+from .detector import Images, Progress, batches, moments
 from .losses import boundary, hindering_loss, hindering_weight
-from .scoring import add_scales, image_score
+from .scoring import image_score
 from .synthesis import MAS
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
         The whitened features of all images, one (N, C, h_s, w_s) a scale, half precision, in main memory.
     """
     parts = []
-    for batch in batches(train, model.config.batch, "features of normal images"):
+    for batch in batches(train, model.config, "features of normal images"):
         fused = model.fused(batch)
         for whitening, x in zip(model.whitening, fused, strict=True):
             whitening.update(x)
@@ -79,9 +79,7 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Image
     started = time.perf_counter()
     twins, touched = draw_twins(model, train, seeded(c.seed, 1), "synthetic twins")
     watched_twins, _ = draw_twins(model, held_out, seeded(c.seed, 2), "held-out twins")
-    parts = [
-        [x.half().cpu() for x in model.whitened(b)] for b in batches(held_out, c.batch, "held-out images")
-    ]
+    parts = [[x.half().cpu() for x in model.whitened(b)] for b in batches(held_out, c, "held-out images")]
     watched = [torch.cat(scale) for scale in zip(*parts, strict=True)]
 
     optimizer = torch.optim.AdamW(model.flow.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
@@ -131,7 +129,7 @@ def draw_twins(
         are synthetic, one (N, h_s, w_s) bool a scale; both in main memory.
     """
     features, touched = [], []
-    for batch in batches(images, model.config.batch, title):
+    for batch in batches(images, model.config, title):
         twins = MAS()(batch, rng)
         features.append([x.half().cpu() for x in model.whitened(twins.images)])
         touched.append([synthetic_locations(twins.masks, tuple(x.shape[-2:])) for x in features[-1]])
@@ -185,16 +183,19 @@ def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tu
     model.eval()
     c = model.config
 
-    def maps(stored: list[Tensor]) -> list[Tensor]:
+    def through(read: Callable[[Tensor, int], Tensor], stored: list[Tensor]) -> list[Tensor]:
         return [
-            torch.cat([-model.log_likelihood(x.to(model.device).float(), s) for x in scale.split(c.batch)])
+            torch.cat([read(x.to(model.device).float(), s) for x in scale.split(c.batch)])
             for s, scale in enumerate(stored)
         ]
 
-    plain, changed = maps(normal), maps(twins)
-    means = torch.stack([m.mean() for m in plain])
-    stds = torch.stack([m.std() for m in plain])
-    size = tuple(plain[0].shape[-2:])
-    scores = [image_score(add_scales(m, means, stds, size), c.top_share) for m in (plain, changed)]
+    plain, changed = through(model.raw_map, normal), through(model.raw_map, twins)
+    units = [moments(raw) for raw in plain]
+    scores = [
+        image_score([(raw - mean) / std for raw, (mean, std) in zip(one, units, strict=True)], c.top_share)
+        for one in (plain, changed)
+    ]
     labels = np.repeat([False, True], [len(scores[0]), len(scores[1])])
-    return means.mean().item(), float(roc_auc_score(labels, torch.cat(scores).cpu().numpy()))
+    auroc = float(roc_auc_score(labels, torch.cat(scores).cpu().numpy()))
+    nll = -torch.stack([value.mean() for value in through(model.log_likelihood, normal)]).mean().item()
+    return nll, auroc

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mssf_lite.data import Dataset, Sample, leaked, open_dataset
+from mssf_lite.data import Dataset, Sample, leaked, open_dataset, whole
 from mssf_lite.data.samples import draw_groups
 
 
@@ -117,6 +117,33 @@ def test_a_defect_without_a_mask_gives_an_image_but_no_masks():
         whole.masks(whole.test, (4, 6))
 
 
+def test_parts_of_an_image_are_samples_of_one_item_with_keys_of_their_own():
+    one = sample("a#b.png", group="roll 7")
+    parts = [one.cut(0, left, 256, 256) for left in (0, 256)]
+    assert [part.key for part in parts] == ["a#b.png#xywh=0,0,256,256", "a#b.png#xywh=256,0,256,256"]
+    assert {(part.file, part.group, part.texture, part.split) for part in parts} == {
+        ("a#b.png", "roll 7", "cloth", "train")
+    }
+    assert parts[1].cut(1, 2, 3, 4).key == "a#b.png#xywh=2,1,4,3" and one.file == "a#b.png"
+    assert dataset(train=tuple(parts)).digest != dataset(train=(one,)).digest
+
+
+def test_whole_images_are_given_back_once_and_in_order():
+    one, two = sample("k1"), sample("k2")
+    assert whole([one.cut(0, 0, 1, 1), two, one.cut(1, 0, 1, 1)]) == (one, two)
+
+
+def test_no_pixel_is_ignored_unless_the_reader_knows_of_some():
+    plain = dataset()
+    assert plain.ignored(plain.test[0]).shape == (4, 5) and not plain.ignored(plain.test[0], (2, 3)).any()
+
+    class Knows(Painted):
+        def ignored(self, sample, size):
+            return torch.ones(size, dtype=torch.bool)
+
+    assert dataset(reader=Knows()).ignored(plain.test[0], (2, 3)).all()
+
+
 def test_lists_are_written_whole_and_overwritten(tmp_path):
     paths = dataset().write_lists(tmp_path / "lists")
     assert [path.name for path in paths] == ["train.txt", "held_out.txt", "test.txt"]
@@ -161,7 +188,10 @@ def test_one_seed_gives_one_draw_and_another_another():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"name": "carpets"}, "unknown data set 'carpets'; choose one of textures, mt, folder"),
+        (
+            {"name": "carpets"},
+            "unknown data set 'carpets'; choose one of textures, mvtec, ksdd2, mt, aitex, folder",
+        ),
         ({"name": "mt", "split": "random"}, "unknown split 'random' of 'mt'; choose one of tile, published"),
         ({"name": "folder"}, "'folder' needs root="),
         (

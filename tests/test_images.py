@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +231,46 @@ def test_a_mask_of_another_size_than_its_image_is_refused_with_both_sizes(tmp_pa
     save(tmp_path / "a.png", (12, 16)), save(tmp_path / "m.png", (16, 12), mask_box=np.s_[1:3, 1:3])
     with pytest.raises(ValueError, match=r"m\.png: the mask is 16 x 12 .*a\.png 12 x 16"):
         FileReader(tmp_path).read(Sample("a.png", "t", "hole", "test", "a", "m.png"), (8, 8))
+
+
+def test_several_masks_of_one_image_are_joined_before_they_are_resized(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "m1.png", mask_box=np.s_[1:3, 1:3]), save(tmp_path / "m2.png", mask_box=np.s_[2:5, 2:4])
+    sample = Sample("a.png", "t", "hole", "test", "a", ("m1.png", "m2.png"))
+    reader = FileReader(tmp_path)
+    mask = reader.read(sample)[1]
+    assert mask.sum() == 4 + 6 - 1 and mask[1, 1] and mask[4, 3] and mask.shape == (12, 16)
+    assert torch.equal(reader.read(sample, (6, 8))[1], torch.from_numpy(resize_mask(mask.numpy(), (6, 8))))
+
+
+def test_a_part_of_an_image_is_cut_before_it_is_resized(tmp_path):
+    save(tmp_path / "a.png"), save(tmp_path / "m.png", mask_box=np.s_[1:3, 4:6])
+    sample, reader = Sample("a.png", "t", "hole", "test", "a", "m.png"), FileReader(tmp_path)
+    image, mask = reader.read(sample)
+    part = sample.cut(1, 3, 6, 4)
+    assert torch.equal(reader.read(part)[0], image[:, 1:7, 3:7])
+    assert torch.equal(reader.read(part)[1], mask[1:7, 3:7]) and reader.read(part)[1].sum() == 4
+    small = reader.read(part, (3, 2))
+    assert small[0].shape == (3, 3, 2) and small[1].tolist() == [[True, True], [False, False], [False, False]]
+
+
+@pytest.mark.parametrize("box", [(0, 0, 13, 4), (7, 0, 6, 4), (0, 13, 4, 4), (-1, 0, 4, 4)])
+def test_a_part_outside_its_image_is_refused(tmp_path, box):
+    save(tmp_path / "a.png")
+    with pytest.raises(
+        ValueError, match=r"a\.png#xywh=.*: a part outside its image of 12 x 16 \(height x width\)"
+    ):
+        FileReader(tmp_path).read(Sample("a.png", "t", "good", "train", "a").cut(*box))
+
+
+def test_parts_of_one_image_decode_it_once_but_a_changed_file_again(tmp_path, monkeypatch):
+    path, reader, opened = save(tmp_path / "a.png"), FileReader(tmp_path), []
+    whole_file = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or whole_file(file))
+    parts = [Sample("a.png", "t", "good", "train", "a").cut(0, left, 4, 4) for left in range(8)]
+    for part in parts:
+        reader.read(part)
+    assert len(opened) == 1
+    Image.fromarray(np.full((12, 16), 7, np.uint8)).save(path)
+    os.utime(path, ns=(1, 1))
+    assert reader.read(parts[0])[0].unique().tolist() == pytest.approx([7 / 255])

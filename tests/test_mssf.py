@@ -7,7 +7,6 @@ import torch
 
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
 from mssf_lite.detector import batches
-from mssf_lite.losses import log_likelihood
 from mssf_lite.synthesis import MAS
 from mssf_lite.training import seeded, synthetic_locations
 
@@ -92,13 +91,21 @@ def test_gaussian_map_is_half_the_squared_norm_of_whitened_features():
     torch.testing.assert_close(detector.scale_maps(detector.fused(TEST))[0], x.square().mean(1) / 2)
 
 
-def test_z2_score_leaves_the_log_determinant_out(model):
+@pytest.mark.parametrize("score", ["both", "nll", "z2"])
+def test_score_is_what_its_name_says(model, score):
     detector = model[0]
-    z, log_det = detector.latent(detector.whitened(TEST)[0], 0)
+    x = detector.whitened(TEST)[0]
+    z, log_det = detector.latent(x, 0)
     assert log_det.abs().max() > 1e-3
-    nll = detector.scale_maps(detector.fused(TEST))[0]
-    torch.testing.assert_close(nll, -log_likelihood(z, log_det))
-    torch.testing.assert_close(nll + log_det / z.shape[1], 0.5 * z.square().mean(1))
+    half = 0.5 / z.shape[1]
+    z2, x2 = half * z.square().sum(1), half * x.square().sum(1)
+    nll = z2 - log_det / z.shape[1]
+    wanted = {"both": (nll + x2) / 2, "nll": nll, "z2": z2}
+    try:
+        detector.config = replace(detector.config, score=score)
+        torch.testing.assert_close(detector.scale_maps(detector.fused(TEST))[0], wanted[score])
+    finally:
+        detector.config = replace(detector.config, score="both")
 
 
 def test_a_planted_spot_scores_higher_and_is_found_where_it_is(model):
@@ -121,11 +128,10 @@ def test_other_heights_and_widths_go_through_the_same_model(model):
     assert prediction.maps.shape == (2, 96, 160) and prediction.scores.shape == (2,)
 
 
-def test_maps_of_held_out_normals_have_zero_mean_and_unit_scale(model):
-    scales = model[0].scale_maps(model[0].fused(HELD_OUT))
-    for s, values in enumerate(scales):
-        assert model[0].map_mean[s].item() == pytest.approx(values.mean().item(), abs=1e-4)
-        assert model[0].map_std[s].item() == pytest.approx(values.std().item(), rel=1e-3)
+def test_unit_of_each_raw_map_is_taken_from_held_out_normals(model):
+    for s, raw in enumerate(model[0].scale_maps(model[0].fused(HELD_OUT))):
+        assert model[0].map_mean[s].item() == pytest.approx(raw.mean().item(), abs=1e-4)
+        assert model[0].map_std[s].item() == pytest.approx(raw.std().item(), rel=1e-3)
 
 
 def test_lists_of_images_do_as_well_as_one_tensor(model):
@@ -133,7 +139,14 @@ def test_lists_of_images_do_as_well_as_one_tensor(model):
 
 
 def test_batches_cover_every_image_once():
-    assert torch.equal(torch.cat(list(batches(TEST, 4))), TEST)
+    assert torch.equal(torch.cat(list(batches(TEST, replace(CHECK, batch=4)))), TEST)
+
+
+def test_a_batch_of_larger_images_holds_fewer_of_them():
+    strips = torch.rand(5, 3, 64, 256)  # four times the area of CHECK's images
+    config = replace(CHECK, image_size=(64, 64), batch=8)
+    assert [len(batch) for batch in batches(strips, config)] == [2, 2, 1]
+    assert [len(batch) for batch in batches(strips[..., :16], config)] == [5]  # never more than asked for
 
 
 def test_predicting_before_fitting_says_what_to_do():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import seaborn as sns
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 
 from mssf_lite.plotting import colour_scale, show_losses, show_maps, show_scores, show_textures, use_style
 
@@ -70,13 +70,18 @@ def test_the_palette_is_for_colour_blind_eyes():
 
 def test_the_colour_scale_is_that_of_held_out_normals():
     maps = np.arange(1001.0).reshape(7, 11, 13)
-    vmin, vmax = colour_scale(maps, upper=0.9)
-    assert vmin == 500
-    assert (vmin + vmax) / 2 == pytest.approx(900)  # the middle is what a tenth of the pixels exceeds
+    norm = colour_scale(maps, upper=0.9, steps=5)
+    assert (norm.vmin, norm.vmax) == (
+        500,
+        pytest.approx(2500),
+    )  # a tenth of the pixels exceed 900
+    assert float(norm(900)) == pytest.approx(np.arcsinh(1) / np.arcsinh(5))
+    np.testing.assert_allclose(norm.inverse(norm([600, 900, 2000])), [600, 900, 2000])
 
 
 def test_a_constant_map_still_has_a_scale():
-    assert colour_scale(np.full((1, 2, 2), 3.0)) == (3, 4)
+    norm = colour_scale(np.full((1, 2, 2), 3.0))
+    assert (norm.vmin, norm.vmax) == (3, 13)
 
 
 def test_a_scale_from_nothing_is_refused():
@@ -93,7 +98,7 @@ def test_a_scale_from_nothing_is_refused():
 
 def test_all_maps_share_one_colour_scale():
     images, maps, masks = some()
-    axes = show_maps(images, maps, masks, vmin=-1, vmax=2.5, label="standard deviations")
+    axes = show_maps(images, maps, masks, norm=Normalize(-1, 2.5), label="standard deviations")
     assert axes.shape == (3, 3)
     for i, ax in enumerate(axes[:, -1]):
         (heat,) = ax.get_images()
@@ -108,7 +113,7 @@ def test_all_maps_share_one_colour_scale():
 def test_images_and_masks_stand_beside_their_maps():
     images, maps, masks = some()
     masks[0] = False
-    axes = show_maps(images, maps, masks, vmin=0, vmax=1, titles=["wood", "tile", "weave"])
+    axes = show_maps(images, maps, masks, norm=Normalize(0, 1), titles=["wood", "tile", "weave"])
     for i, row in enumerate(axes):
         np.testing.assert_allclose(row[0].get_images()[0].get_array(), images[i].permute(1, 2, 0))
         np.testing.assert_array_equal(row[1].get_images()[0].get_array(), masks[i])
@@ -120,13 +125,13 @@ def test_images_and_masks_stand_beside_their_maps():
 
 def test_masks_may_be_left_out():
     images, maps, _ = some(1)
-    axes = show_maps(images, maps, vmin=0, vmax=1)
+    axes = show_maps(images, maps, norm=Normalize(0, 1))
     assert [ax.get_title() for ax in axes[0]] == ["image", "map"]
 
 
 def test_strips_stand_one_below_the_other_over_the_whole_width():
     images, maps, masks = some(2, height=8, width=64)
-    axes = show_maps(images, maps, masks, vmin=0, vmax=1)
+    axes = show_maps(images, maps, masks, norm=Normalize(0, 1))
     figure = drawn(axes[0, 0].figure)
     boxes = [ax.get_position() for ax in axes.flat]
     assert all(box.width > 0.9 for box in boxes)
@@ -137,11 +142,11 @@ def test_strips_stand_one_below_the_other_over_the_whole_width():
 def test_what_does_not_fit_is_named():
     images, maps, masks = some()
     with pytest.raises(ValueError, match=r"maps \(3, 4, 5\) do not fit images \(3, 3, 8, 10\)"):
-        show_maps(images, maps[:, ::2, ::2], vmin=0, vmax=1)
+        show_maps(images, maps[:, ::2, ::2], norm=Normalize(0, 1))
     with pytest.raises(ValueError, match=r"masks \(2, 8, 10\) do not fit"):
-        show_maps(images, maps, masks[:2], vmin=0, vmax=1)
+        show_maps(images, maps, masks[:2], norm=Normalize(0, 1))
     with pytest.raises(ValueError, match="3 images but 1 titles"):
-        show_maps(images, maps, vmin=0, vmax=1, titles=["wood"])
+        show_maps(images, maps, norm=Normalize(0, 1), titles=["wood"])
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\) with N > 0, got \(3, 8, 10, 3\)"):
         show_textures(images.permute(0, 2, 3, 1))
     with pytest.raises(ValueError, match="before normalisation"):
@@ -227,7 +232,9 @@ def test_scores_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda images, maps, masks: show_maps(images, maps, masks, vmin=0, vmax=1, titles=["a", "b", "c"]),
+        lambda images, maps, masks: show_maps(
+            images, maps, masks, norm=Normalize(0, 1), titles=["a", "b", "c"]
+        ),
         lambda images, maps, masks: show_textures(images, ["a", "b", "c"]),
         lambda images, maps, masks: show_losses([{"epoch": 0, "nll": 1.0}], {"nll": "normals"}),
         lambda images, maps, masks: show_scores([0.0, 1.0], [True, False], ["a", "b"], 0.5),

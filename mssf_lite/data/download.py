@@ -1,22 +1,22 @@
 """Fetching public data sets: terms first, resumable, checked, and put in place in one step.
 
-What makes a data set *the* data set is a digest over its extracted files, not over the archive: GitHub packs
-archives on demand and does not promise the same bytes twice. Addresses are only places to look.
+What makes a data set *the* data set is a digest: of its extracted files where archives are packed on demand
+(GitHub does not promise the same bytes twice), of the archive where one was published. Addresses are only
+places to look.
 """
 
 import hashlib
 import os
 import re
-import shutil
-import stat
 import tempfile
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pooch
 import requests
 from tqdm.auto import tqdm
+
+from .unpack import can_unpack, extract
 
 
 def data_home(root: str | Path | None = None) -> Path:
@@ -28,16 +28,20 @@ def data_home(root: str | Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip archive on the web that holds a data set.
+    """An archive on the web that holds a data set or one of its folders.
 
     Args:
-        name: its file name on this machine.
+        name: its file name on this machine; the ending says of what kind it is (.zip, .tar.xz, .7z ...).
         urls: addresses to try, in this order.
         size: roughly how much there is to download, in words.
         terms: terms of use and what to cite; shown before the download starts.
         members: regular expression for the end of the path of each file to take; what it matches is the
             file's path in the data set's folder, so the archive's own top folder falls away.
-        digest: ``tree_digest`` of the extracted files; None if nobody has recorded it yet, which is said.
+        digest: ``tree_digest`` of the extracted files, if it is on record.
+        checksum: of the archive itself, as "sha256:..." or "md5:...", if it is on record. Without this and
+            ``digest`` the files are taken on trust, which is said.
+        page: the official page of the data set, for readers who fetch it by hand.
+        holds: what is in it, in words.
     """
 
     name: str
@@ -45,13 +49,17 @@ class Archive:
     size: str
     terms: str
     members: str
-    digest: str | None
+    digest: str | None = None
+    checksum: str | None = None
+    page: str | None = None
+    holds: str = "its data folders"
 
     def by_hand(self, target: Path) -> str:
         """What a reader without a working connection can do, as the rest of a sentence."""
+        page = f" (the data set's page is {self.page})" if self.page else ""
         return (
-            f"get {self.urls[0]} in a browser and save it as {target.parent / self.name} (then ask for the "
-            f"download again: it is only unpacked), or unpack it so that its data folders lie in {target}"
+            f"get {self.urls[0]} in a browser{page} and save it as {target.parent / self.name} (then ask for "
+            f"the download again: it is only unpacked), or unpack it so that {self.holds} lie in {target}"
         )
 
     def fetch(self, target: Path) -> Path:
@@ -67,18 +75,25 @@ class Archive:
         Raises:
             FileExistsError: if ``target`` is there and not empty.
             ConnectionError: if no address works; the message says which file to put where by hand.
+            ModuleNotFoundError: if the archive is of a kind that needs a package which is not installed.
             ValueError: if the archive is broken, unsafe, or not the known data set.
         """
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target} is there, but is not this data set; move it away and try again")
+        if not can_unpack(self.name):  # before anything is downloaded
+            raise ModuleNotFoundError(
+                f"unpacking {self.name} needs a package: pip install py7zr, then try again. "
+                f"Or {self.by_hand(target)}"
+            )
         archive = target.parent / self.name
         by_us = not archive.exists()
         if by_us:
             print(f"{self.terms}\nDownloading {self.size} to {target.parent}")
             self._download(archive, target)
         try:
+            self._check(archive)
             self._unpack(archive, target)
-        except (ValueError, zipfile.BadZipFile) as error:
+        except ValueError as error:
             advice = "try again" if by_us else f"delete {archive} and try again"
             raise ValueError(f"{self.name}: {error}; {advice}") from error
         finally:
@@ -101,14 +116,23 @@ class Archive:
             "\n".join([f"{self.name} could not be fetched:", *failures, f"Or {self.by_hand(target)}."])
         )
 
+    def _check(self, archive: Path) -> None:
+        if self.checksum is None:
+            return
+        algorithm, known = self.checksum.split(":")
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if found != known:
+            raise ValueError(f"not the file we know ({algorithm} {found[:12]}..., not {known[:12]}...)")
+
     def _unpack(self, archive: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
             tree = Path(aside) / "tree"
             extract(archive, tree, self.members)
             found = tree_digest(tree)
-            if self.digest is None:
+            if self.digest is None and self.checksum is None:
                 print(f"No digest on record for {self.name}: taken on trust. Its files have digest {found}")
-            elif found != self.digest:
+            elif self.digest not in (None, found):
                 raise ValueError(f"not the files we know (digest {found[:12]}..., not {self.digest[:12]}...)")
             if target.exists():
                 target.rmdir()  # empty, see fetch; Windows does not replace folders
@@ -148,37 +172,6 @@ class Resume:
         if total is not None and self.part.stat().st_size != total:
             raise requests.ConnectionError(f"{url} stopped after {self.part.stat().st_size} of {total} bytes")
         os.replace(self.part, output_file)
-
-
-def extract(archive: Path, folder: Path, members: str) -> None:
-    """Unpack some files of a zip archive, and nothing outside the folder.
-
-    Args:
-        archive: the zip file.
-        folder: where to; made if needed.
-        members: as in ``Archive``.
-
-    Raises:
-        ValueError: if a member is a link or would land elsewhere, or no member matches.
-        zipfile.BadZipFile: if the archive is broken.
-    """
-    wanted = re.compile(rf"(?:^|/)({members})$")
-    found = 0
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            path = PurePosixPath(info.filename)
-            if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in info.filename:
-                raise ValueError(f"unsafe: the archive wants to write to {info.filename!r}")
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise ValueError(f"unsafe: {info.filename!r} is a link")
-            if match := wanted.search(info.filename):
-                place = folder / match[1]
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(info) as source, place.open("xb") as copy:
-                    shutil.copyfileobj(source, copy)
-                found += 1
-    if not found:
-        raise ValueError("the archive holds none of the expected files")
 
 
 def tree_digest(folder: Path, members: str = ".*") -> str:

@@ -13,6 +13,7 @@ Three choices are ours and hold for every data set of files:
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def read_image(path: str | Path, size: Size | None = None) -> Tensor:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is empty, cut off, corrupt, no image, or of a kind whose range is unknown.
     """
-    return _to_tensor(_decode(path), size)
+    return _to_tensor(decode(path), size)
 
 
 def read_mask(path: str | Path, size: Size | None = None) -> Tensor:
@@ -65,7 +66,7 @@ def read_mask(path: str | Path, size: Size | None = None) -> Tensor:
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read, or its values are neither 0..255 nor 0 and 1.
     """
-    return _to_mask(_decode(path), path, size)
+    return _to_mask(decode(path), path, size)
 
 
 def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
@@ -103,7 +104,7 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads samples whose keys and masks are paths relative to a folder.
+    """Reads samples whose files and masks are paths relative to a folder; of several masks, their union.
 
     Args:
         root: that folder.
@@ -116,22 +117,49 @@ class FileReader:
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if a file cannot be read, or the mask is not as large as its image.
+            ValueError: if a file cannot be read, the mask is not as large as its image, or a part of an image
+                lies outside it.
         """
-        picture = _decode(self.root / sample.key)
-        image = _to_tensor(picture, size)
+        whole = _open(self.root / sample.file, sample)
+        box = sample.crop or (0, 0, whole.height, whole.width)
+        top, left, bottom, right = box[0], box[1], box[0] + box[2], box[1] + box[3]
+        if min(box) < 0 or bottom > whole.height or right > whole.width:
+            raise ValueError(
+                f"{sample.key}: a part outside its image of {whole.height} x {whole.width} (height x width); "
+                "cut it from the image as it is"
+            )
+        image = _to_tensor(whole.crop((left, top, right, bottom)) if sample.crop else whole, size)
         if not sample.is_defect:
             return image, torch.zeros(image.shape[1:], dtype=torch.bool)
         if sample.mask is None:
             return image, None
-        path = self.root / sample.mask
-        drawn = _decode(path)
-        if drawn.size != picture.size:
-            raise ValueError(
-                f"{path}: the mask is {drawn.height} x {drawn.width} (height x width), its image "
-                f"{sample.key} {picture.height} x {picture.width}; it must lie pixel on pixel: draw it again"
-            )
-        return image, _to_mask(drawn, path, size)
+        mask = np.zeros((whole.height, whole.width), dtype=bool)
+        for name in (sample.mask,) if isinstance(sample.mask, str) else sample.mask:
+            path = self.root / name
+            drawn = _open(path, sample)
+            if drawn.size != whole.size:
+                raise ValueError(
+                    f"{path}: the mask is {drawn.height} x {drawn.width} (height x width), its image "
+                    f"{sample.file} {whole.height} x {whole.width}; it must lie pixel on pixel: draw it again"
+                )
+            mask |= _to_mask(drawn, path, None).numpy()
+        mask = mask[top:bottom, left:right]
+        return image, torch.from_numpy(mask.copy() if size is None else resize_mask(mask, size))
+
+
+def _open(path: Path, sample: Sample) -> Image.Image:
+    """A file of the sample, decoded; where samples are parts of it, it is decoded once for the next ones."""
+    if sample.crop is None:
+        return decode(path)
+    with _named(path):
+        changed = path.stat().st_mtime_ns
+    return _decode_once(path, changed)
+
+
+@lru_cache(maxsize=2)
+def _decode_once(path: Path, changed: int) -> Image.Image:
+    """As ``decode``, for a file that last changed at that time."""
+    return decode(path)
 
 
 @contextmanager
@@ -153,7 +181,7 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cut off or corrupt ({error}); {REMEDY}") from error
 
 
-def _decode(path: str | Path) -> Image.Image:
+def decode(path: str | Path) -> Image.Image:
     """The decoded picture, upright, in a mode of known range: L, RGB, I;16 (grey), or 1."""
     path = Path(path)
     with _named(path):

@@ -40,8 +40,10 @@ class Sample:
         defect: "good" for a normal image, else the kind of defect.
         split: "train", "held_out" or "test".
         group: the physical item it shows; samples of one group must not stand on two sides of a split.
-        mask: name of its mask (relative path, or a procedural name). None: no mask is known, which for a
-            normal image means the empty mask.
+        mask: name of its mask (relative path, or a procedural name), or the names of several, which together
+            mark the defect. None: no mask is known, which for a normal image means the empty mask.
+        crop: (top, left, height, width) in pixels of the part of the file that the image is; None for all of
+            it. Make such samples with :meth:`cut`.
     """
 
     key: str
@@ -49,11 +51,30 @@ class Sample:
     defect: str
     split: str
     group: str
-    mask: str | None = None
+    mask: str | tuple[str, ...] | None = None
+    crop: tuple[int, int, int, int] | None = None
 
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"{self.key}: unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
+
+    def cut(self, top: int, left: int, height: int, width: int) -> "Sample":
+        """A part of this image as a sample of its own: same item, same texture, same side.
+
+        Args:
+            top, left, height, width: the part, in pixels of the whole image.
+
+        Returns:
+            The sample; its key says which part it is, as in "a.png#xywh=256,0,256,256" (left, top, width,
+            height, as media fragments have it).
+        """
+        key = f"{self.file}#xywh={left},{top},{width},{height}"
+        return replace(self, key=key, crop=(top, left, height, width))
+
+    @property
+    def file(self) -> str:
+        """The key of the whole image: of a part, the key without what :meth:`cut` added."""
+        return self.key if self.crop is None else self.key.rpartition("#")[0]
 
     @property
     def is_defect(self) -> bool:
@@ -89,6 +110,7 @@ class Dataset:
         licence: terms of use, in words.
         citation: what to cite.
         root: the folder the keys are relative to; None for procedural images.
+        notes: what a reader of its numbers should know of this data set, such as images left out, in words.
         leaks: True only for a split that is known to put pictures of one item into training *and* test;
             such a split is kept to stand beside published numbers.
 
@@ -108,6 +130,7 @@ class Dataset:
     citation: str
     root: Path | None = None
     leaks: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         seen: set[str] = set()
@@ -158,6 +181,22 @@ class Dataset:
             None for a defect whose mask is not known (``sample.has_mask`` tells beforehand).
         """
         return self.reader.read(sample, size)
+
+    def ignored(self, sample: Sample, size: Size | None = None) -> Tensor:
+        """Which pixels show no material at all and should count neither in scores nor in metrics.
+
+        Args:
+            sample: one of this data set's samples.
+            size: as for :meth:`read`.
+
+        Returns:
+            (H, W) bool, as large as the image that ``read`` gives. All False, unless the data set's reader
+            knows of such pixels (it then has a method ``ignored`` with these arguments).
+        """
+        if known := getattr(self.reader, "ignored", None):
+            return known(sample, size)
+        shape = self.read(sample)[0].shape[1:] if size is None else size
+        return torch.zeros(*shape, dtype=torch.bool)
 
     def images(self, samples: Sequence[Sample], size: Size | None) -> "Images":
         """The images of some samples as a torch data set, each read when it is asked for.
@@ -234,6 +273,15 @@ class Images(TorchDataset):
     def __getitem__(self, index: int) -> Tensor:
         """The image at a position; IndexError past the end, so that a plain loop stops."""
         return self.reader.read(self.samples[index], self.size)[0]
+
+
+def whole(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """The whole images that some samples were cut from, each once; other samples stay as they are.
+
+    Thresholds for whole images, for instance, come from whole held-out images, not from their tiles.
+    """
+    found = {sample.file: replace(sample, key=sample.file, crop=None) for sample in samples}
+    return tuple(found.values())
 
 
 def leaked(dataset: Dataset) -> int:
