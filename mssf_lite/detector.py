@@ -121,8 +121,8 @@ class Detector(nn.Module):
         """Anomaly maps and scores.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or a sequence of equally large (3, H, W); any H and W that hold
-                two strides at the smallest zoom.
+            images: (B, 3, H, W) in [0, 1], or a sequence of (3, H, W), which may differ in size; any H and W
+                that hold two strides at the smallest zoom.
 
         Raises:
             RuntimeError: the detector was not fitted.
@@ -138,7 +138,8 @@ class Detector(nn.Module):
         found = []
         for batch in batches(images, self.config, "scoring"):
             found.append(self.judge(self.fused(batch), tuple(batch.shape[-2:])))
-        return Prediction(*map(torch.cat, zip(*found, strict=True)))
+        maps, scores = zip(*found, strict=True)
+        return Prediction(together(maps), torch.cat(scores))
 
     def judge(self, fused: list[Tensor], size: tuple[int, int]) -> Prediction:
         """Fused features of images of this size (H, W) -> their maps and scores."""
@@ -217,30 +218,35 @@ def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batches(images: Images, config: Config, title: str | None = None) -> Iterator[Tensor]:
-    """The images as (b, 3, H, W) at a time, with a bar if there is a title and more than one batch.
+    """The images in their order as (b, 3, H, W) float32; with a bar if there is a title and more than one.
 
-    A batch holds ``config.batch`` images of ``config.image_size``, and of larger ones fewer, so that whole
-    strips of fabric need no more memory than squares.
+    A batch holds images of one size: ``config.batch`` of ``config.image_size``, and of larger ones fewer, so
+    that strips of fabric need no more memory than squares.
     """
-    height, width = images[0].shape[-2:] if len(images) else (1, 1)
-    own = config.image_size[0] * config.image_size[1] / (height * width)
-    size = max(1, int(config.batch * min(1.0, own)))
-    starts = range(0, len(images), size)
-    for start in tqdm(starts, desc=title, leave=False, disable=title is None or len(starts) < 2):
-        yield gather(images, range(start, min(start + size, len(images))))
+    batch: list[Tensor] = []
+    for i in tqdm(range(len(images)), desc=title, leave=False, disable=title is None or len(images) < 2):
+        image = images[i]
+        if image.dtype == torch.half:  # how fit() keeps images
+            image = image.float()
+        if batch and (image.shape != batch[0].shape or len(batch) >= room(batch[0], config)):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield torch.stack(batch)
 
 
-def gather(images: Images, indices: Sequence[int]) -> Tensor:
-    """The images of these indices as one batch, half precision made single; they must be equally large."""
-    if isinstance(images, Tensor):
-        chosen = images[list(indices)]
-        return chosen.float() if chosen.dtype == torch.half else chosen
-    items = [images[i] for i in indices]
-    if len({item.shape for item in items}) > 1:
-        raise ValueError(
-            f"a batch holds one image size, got {sorted({tuple(i.shape[-2:]) for i in items})}: resize them"
-        )
-    return torch.stack(items)
+def room(image: Tensor, config: Config) -> int:
+    """How many images of this size (3, H, W) make a batch."""
+    share = config.image_size[0] * config.image_size[1] / (image.shape[-2] * image.shape[-1])
+    return max(1, int(config.batch * min(1.0, share)))
+
+
+def together(parts: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """Batches of maps (b, H, W) as one (N, H, W), or as a list of N maps where their sizes differ."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    return [one for part in parts for one in part]
 
 
 def check_images(images: Tensor, config: Config) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from .config import Config
 from .data import Dataset
-from .detector import Detector, Progress, batches
+from .detector import Detector, Progress, batches, together
 from .metrics import evaluate
 from .results import Record, describe_dataset, environment
 from .scoring import Prediction
@@ -66,13 +66,14 @@ def test(detectors: Mapping[str, Detector], dataset: Dataset) -> dict[str, Resul
         for name, detector in detectors.items():
             started = time.perf_counter()
             with torch.no_grad():
-                maps, scores = detector.eval().judge(fused, size)
+                maps, scores = detector.eval().judge(fused, tuple(batch.shape[-2:]))
                 found[name].append(Prediction(maps.cpu(), scores.cpu()))
             seconds[name] += shared + time.perf_counter() - started
     masks = dataset.masks([sample for sample in dataset.test if sample.has_mask], size)
     results = {}
     for name in detectors:
-        prediction = Prediction(*map(torch.cat, zip(*found[name], strict=True)))
+        maps, scores = zip(*found[name], strict=True)
+        prediction = Prediction(together(maps), torch.cat(scores))
         metrics = evaluate(prediction.scores, dataset.test, prediction.maps, masks)
         results[name] = Result(prediction, metrics, seconds[name] / len(dataset.test))
     return results

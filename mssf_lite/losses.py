@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import parallel
 from .config import Config
 
 
@@ -44,7 +45,7 @@ def boundary(normal: Tensor, config: Config) -> Tensor | None:
         return None
     if config.hindering == "fixed":
         return normal.new_tensor(-0.5 - config.margin)
-    return torch.quantile(normal.detach().flatten(), config.boundary_quantile) - config.margin
+    return torch.quantile(parallel.gathered(normal.flatten()), config.boundary_quantile) - config.margin
 
 
 def hindering_loss(synthetic: Tensor, b: Tensor | None) -> Tensor:
@@ -57,9 +58,9 @@ def hindering_loss(synthetic: Tensor, b: Tensor | None) -> Tensor:
     Returns:
         A scalar >= 0, with gradient; 0 when there is nothing to push.
     """
-    if b is None or synthetic.numel() == 0:
+    if b is None:
         return synthetic.sum() * 0
-    return (synthetic - b).clamp_min(0).mean()
+    return parallel.mean((synthetic - b).clamp_min(0))
 
 
 def hindering_weight(progress: float, config: Config) -> float:

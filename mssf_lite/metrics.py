@@ -76,8 +76,8 @@ def pixel_metrics(maps: ArrayLike, masks: ArrayLike) -> dict[str, float]:
     """AUROC, average precision, F1-max and AUPRO over all pixels of all images, normal images included.
 
     Args:
-        maps: (N, H, W), higher is more anomalous.
-        masks: (N, H, W) bool.
+        maps: (N, H, W), or N maps (H, W) of different sizes; higher is more anomalous.
+        masks: bool, of the same sizes.
 
     Returns:
         ``pixel_auroc``, ``pixel_ap``, ``pixel_f1max`` and ``aupro`` (up to a false-positive rate of 0.3);
@@ -86,10 +86,9 @@ def pixel_metrics(maps: ArrayLike, masks: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the shapes differ, a value is not finite, or ``masks`` is not bool.
     """
-    maps, masks = _checked(maps, masks, ("maps", "masks"), dimensions=3)
-    if not (masks.any() and not masks.all()):
-        return {}
     curve = _curve(maps, masks)
+    if curve is None:
+        return {}
     hits, precision = curve.hits, curve.hits / (curve.hits + curve.false)
     return {
         "pixel_auroc": _area(curve.fpr, _corners(hits), limit=1),
@@ -107,8 +106,8 @@ def aupro(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> float:
     curve is interpolated at ``max_fpr`` and the area divided by it, so that a perfect map reaches 1.
 
     Args:
-        maps: (N, H, W), higher is more anomalous.
-        masks: (N, H, W) bool; all False for a normal image.
+        maps: (N, H, W), or N maps (H, W) of different sizes; higher is more anomalous.
+        masks: bool, of the same sizes; all False for a normal image.
         max_fpr: where the curve ends, in (0, 1].
 
     Raises:
@@ -117,14 +116,13 @@ def aupro(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> float:
     """
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr is a rate in (0, 1], got {max_fpr}: the usual limit is 0.3")
-    maps, masks = _checked(maps, masks, ("maps", "masks"), dimensions=3)
-    if not (masks.any() and not masks.all()):
-        kind = "a defect" if masks.any() else "normal"
+    curve = _curve(maps, masks)
+    if curve is None:
+        kind = "a defect" if any(np.any(mask) for mask in masks) else "normal"
         raise ValueError(
-            f"AUPRO needs defect and normal pixels, but every pixel of {masks.shape} masks is {kind}: "
+            f"AUPRO needs defect and normal pixels, but every pixel of {len(masks)} mask(s) is {kind}: "
             "use pixel_metrics, which leaves AUPRO out then"
         )
-    curve = _curve(maps, masks)
     return _area(curve.fpr, curve.pro, max_fpr)
 
 
@@ -182,8 +180,8 @@ def bootstrap_auroc(
 def evaluate(
     scores: ArrayLike,
     samples: Sequence[Sample],
-    maps: ArrayLike | None = None,
-    masks: ArrayLike | None = None,
+    maps: Sequence[ArrayLike] | None = None,
+    masks: Sequence[ArrayLike] | None = None,
 ) -> dict[str, Any]:
     """All metrics of one test set: for each texture, as their mean, pooled, and for each kind of defect.
 
@@ -197,8 +195,8 @@ def evaluate(
     Args:
         scores: (N,), higher is more anomalous.
         samples: (N,) test samples.
-        maps: (N, H, W), or None for image metrics only.
-        masks: (M, H, W) bool, one for each sample with ``has_mask``, in their order:
+        maps: one (H, W) for each sample, or None for image metrics only.
+        masks: one (H, W) bool for each sample with ``has_mask``, in their order:
             ``dataset.masks([s for s in samples if s.has_mask], (H, W))``. Needed with ``maps``.
 
     Returns:
@@ -218,8 +216,7 @@ def evaluate(
     scores, labels = _checked(scores, labels, ("scores", "samples"), dimensions=1)
     known = np.array([sample.has_mask for sample in samples], dtype=bool)
     if maps is not None:
-        maps = np.asarray(maps)
-        masks = np.asarray([] if masks is None else masks)
+        masks = [] if masks is None else masks
         if len(maps) != len(samples) or len(masks) != known.sum():
             raise ValueError(
                 f"{len(samples)} samples, {known.sum()} of them with a known mask, but {len(maps)} maps and "
@@ -237,7 +234,8 @@ def evaluate(
         found |= {"normals": int((~labels[rows]).sum()), "defects": int(labels[rows].sum())}
         if maps is not None:
             seen = rows & known
-            found |= pixel_metrics(maps[seen], masks[row_of_mask[seen]])
+            own = np.flatnonzero(seen)
+            found |= pixel_metrics([maps[i] for i in own], [masks[row_of_mask[i]] for i in own])
             found["masks_unknown"] = int((rows & ~known).sum())
         return found
 
@@ -303,17 +301,23 @@ class _Curve(NamedTuple):
     pro: np.ndarray  # (2T + 2,) per-region overlap at these corners
 
 
-def _curve(maps: np.ndarray, masks: np.ndarray) -> _Curve:
-    normal = maps[~masks]
+def _curve(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> _Curve | None:
+    """The curve of all pixels of all images; None if no pixel is a defect or every one is."""
+    if len(maps) != len(masks):
+        raise ValueError(f"{len(maps)} maps but {len(masks)} masks: give one mask for every map")
+    pairs = [_checked(m, k, ("maps", "masks"), dimensions=2) for m, k in zip(maps, masks, strict=True)]
+    normal = np.concatenate([values[~mask] for values, mask in pairs] or [[]])
+    defect = np.concatenate([values[mask] for values, mask in pairs] or [[]])
+    if not (normal.size and defect.size):
+        return None
     normal.sort()  # the one sort: a plain sort of float32 is ten times faster than an argsort
-    defect = maps[masks]
     order = np.argsort(defect)[::-1]
     defect = defect[order]
     last = np.flatnonzero(np.r_[np.diff(defect) != 0, True])  # of equal values: ties move together
     before = normal.size - np.searchsorted(normal, defect[last], "right")
     after = normal.size - np.searchsorted(normal, defect[last], "left")  # larger where normal pixels tie
     fpr = np.stack([before, after], axis=1).ravel() / normal.size
-    overlap = _region_weights(masks)[order].cumsum()[last]
+    overlap = _region_weights([mask for _, mask in pairs])[order].cumsum()[last]
     return _Curve(last + 1, after, np.r_[0, fpr, 1], _corners(overlap))
 
 
@@ -322,10 +326,10 @@ def _corners(found: np.ndarray) -> np.ndarray:
     return np.r_[0, 0, np.repeat(found / found[-1], 2)]
 
 
-def _region_weights(masks: np.ndarray) -> np.ndarray:
-    """Of each defect pixel, in the order of ``maps[masks]``: 1 / area of its region."""
+def _region_weights(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Of each defect pixel, image by image: 1 / area of its region."""
     weights = []
-    for mask in masks[masks.any(axis=(1, 2))]:
+    for mask in filter(np.any, masks):
         label, _ = ndimage.label(mask, EIGHT)
         regions = label[mask]
         weights.append(1 / np.bincount(regions)[regions])

@@ -13,6 +13,7 @@ same weights see the normal image and its synthetic twin.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +49,16 @@ class MSSF(Detector):
             seed=c.seed,
         )
 
-    def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
+    def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
         """Fit the whitening in closed form, then train the flow; yields after every epoch.
 
         Args:
             train: normal images, (N, 3, H, W) in [0, 1], or a sequence of (3, H, W) tensors.
             held_out: normal images of other physical items: they set the scale of the maps and are watched
                 during training, nothing is learned from them.
+            resume: a file that keeps the state of training after every epoch. A run that was killed goes on
+                from it, to the same result as one that was not; it is removed when training is done. None
+                keeps nothing.
 
         Raises:
             ValueError: no images, or images of the wrong shape, type or range.
@@ -65,10 +69,16 @@ class MSSF(Detector):
                 raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
         self.fitted.fill_(False)
         # read (or drawn) once; 11 bits hold what 8-bit images knew, in half the memory
-        train = torch.cat([batch.half() for batch in batches(train, self.config, "reading images")])
+        parts = [batch.half() for batch in batches(train, self.config, "reading images")]
+        if len(sizes := {tuple(part.shape[2:]) for part in parts}) > 1:
+            raise ValueError(f"training images must be of one size, got {sorted(sizes)}: resize or tile them")
+        train = torch.cat(parts)
         normal = fit_whitening(self, train)
-        yield from train_flow(self, normal, train, held_out)
+        resume = Path(resume) if resume else None
+        yield from train_flow(self, normal, train, held_out, resume)
         self.standardise(held_out)
+        if resume:
+            resume.unlink(missing_ok=True)
 
     def whitened(self, images: Tensor) -> list[Tensor]:
         """What the flow sees, (B, C, h_s, w_s) a scale: zero mean, unit covariance over normal images."""

@@ -167,6 +167,57 @@ def show_textures(images: Tensor, titles: Sequence[str] | None = None, columns: 
     return axes.flat[: len(pictures)]
 
 
+def show_pairs(
+    images: Tensor,
+    others: Tensor,
+    correlations: Sequence[float],
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
+) -> np.ndarray:
+    """Test images above training images, with their correlation below: do they show one thing or two?
+
+    Pairs of pictures more than twice as wide as high stand one below the other.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1], of the test.
+        others: (N, 3, H, W), of the training.
+        correlations: (N,), one for each pair.
+        titles: (N,), one for each pair; up to about 18 letters stay clear of the next pair.
+        columns: pairs side by side.
+
+    Returns:
+        (N, 2) axes.
+    """
+    pictures = _pictures(images), _pictures(others)
+    if not pictures[0].shape == pictures[1].shape == (len(correlations), *pictures[0].shape[1:]):
+        raise ValueError(
+            f"images {tuple(images.shape)}, others {tuple(others.shape)}, {len(correlations)} correlations "
+            "do not fit: give two images of one size and a correlation for every pair"
+        )
+    _fits(titles, len(correlations))
+    count, height, width, _ = pictures[0].shape
+    stacked = width > 2 * height
+    columns = 1 if stacked else min(columns, count)
+    rows = -(-count // columns)
+    tall = (WIDTH - (0 if stacked else 0.35)) / columns * height / width
+    words = 0.4 if titles is None else 0.75  # room above and below each pair, in inches
+    inches = rows * (2 * tall + words)
+    fig, grid = plt.subplots(2 * rows, columns, figsize=(WIDTH, inches), squeeze=False, layout="constrained")
+    fig.get_layout_engine().set(h_pad=0.02, hspace=0)
+    pairs = grid.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
+    for ax in pairs[count:].flat:
+        ax.remove()
+    for i, pair in enumerate(pairs[:count]):
+        for ax, picture, head in zip(pair, pictures, ("test", "training"), strict=True):
+            _draw(ax, picture[i])
+            if i % columns == 0 and not stacked:  # beside a strip there is no room for words
+                ax.set_ylabel(head)
+        if titles is not None:
+            pair[0].set_title(titles[i])
+        pair[1].set_xlabel(f"correlation {correlations[i]:.2f}")
+    return pairs[:count]
+
+
 def show_losses(history: Sequence[Any], lines: Mapping[str, str], ax: Axes | None = None) -> Axes:
     """Losses over the epochs.
 

@@ -22,7 +22,8 @@ from torch import Tensor
 class Prediction(NamedTuple):
     """What every detector returns for a batch."""
 
-    maps: Tensor  # (B, H, W) float32, higher is more anomalous, in standard deviations of held-out normals
+    maps: Tensor | list[Tensor]  # (B, H, W), or B of (H, W) where images differ in size; higher is more
+    # anomalous, in standard deviations of held-out normals
     scores: Tensor  # (B,) float32, in the same unit
 
 

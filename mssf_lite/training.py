@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +19,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm.auto import tqdm
 
+from . import parallel
 from .detector import Images, Progress, batches, moments
+from .files import written_whole
 from .losses import boundary, hindering_loss, hindering_weight
 from .scoring import image_score
 from .synthesis import MAS
@@ -61,22 +65,29 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
     return result
 
 
-def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Images) -> Iterator[Progress]:
+def train_flow(
+    model: MSSF, normal: list[Tensor], train: Tensor, held_out: Images, resume: Path | None = None
+) -> Iterator[Progress]:
     """Train ``model.flow`` with AdamW on likelihood and hindering; yields after every epoch.
+
+    In a group of processes each takes its share of every batch, see :mod:`mssf_lite.parallel`.
 
     Args:
         model: an MSSF whose whitening is fitted.
         normal: whitened features of ``train``, see :func:`fit_whitening`.
         train: the normal images, (N, 3, H, W); twins are made of them.
         held_out: see :meth:`mssf_lite.mssf.MSSF.fit`.
+        resume: see :meth:`mssf_lite.mssf.MSSF.fit`.
 
     Raises:
         FloatingPointError: the loss is not finite; the message says what to change.
+        ValueError: ``resume`` holds the state of another run.
     """
     c = model.config
     if c.epochs == 0:
         return
     started = time.perf_counter()
+    rank, world = parallel.place()
     twins, touched = draw_twins(model, train, seeded(c.seed, 1), "synthetic twins")
     watched_twins, _ = draw_twins(model, held_out, seeded(c.seed, 2), "held-out twins")
     parts = [[x.half().cpu() for x in model.whitened(b)] for b in batches(held_out, c, "held-out images")]
@@ -87,35 +98,99 @@ def train_flow(model: MSSF, normal: list[Tensor], train: Tensor, held_out: Image
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=c.learning_rate, total_steps=c.epochs * steps, pct_start=0.2, cycle_momentum=False
     )
-    for epoch in range(1, c.epochs + 1):
+    state = State(
+        resume, model, optimizer, schedule, f"{len(train)} images, {train.float().mean():.4f} bright"
+    )
+    yield from state.history
+    started -= state.history[-1].seconds if state.history else 0
+    for epoch in range(len(state.history) + 1, c.epochs + 1):
         rng = seeded(c.seed, 3, epoch)
         order = torch.randperm(len(train), generator=rng).split(c.batch)
-        sums = np.zeros(3)
+        sums = torch.zeros(3, device=model.device)
         model.train()
         for step, chosen in enumerate(tqdm(order, desc=f"epoch {epoch} of {c.epochs}", leave=False)):
             progress = ((epoch - 1) * steps + step) / (c.epochs * steps)
             weight = hindering_weight(progress, c)
-            clean = [x[chosen].to(model.device).float() for x in normal]
-            spoilt = [x[chosen].to(model.device).float() for x in twins] if weight else []
-            where = [x[chosen].to(model.device) for x in touched]
-            nll, hindering = losses(model, clean, spoilt, where, rng)
+            keep = [sampled(len(chosen), tuple(x.shape[2:]), rng)[rank::world] for x in normal]
+            own = chosen[rank::world]
+            clean = [x[own].to(model.device).float() for x in normal]
+            spoilt = [x[own].to(model.device).float() for x in twins] if weight else []
+            nll, hindering = losses(model, clean, spoilt, keep, [x[own] for x in touched])
             loss = nll + weight * hindering
-            if not loss.isfinite():
+            terms = parallel.total(torch.stack([loss, nll, hindering]))
+            if not terms.isfinite().all():
                 raise FloatingPointError(
-                    f"loss is {loss.item()} in epoch {epoch} (nll {nll.item():.3g}, hindering "
-                    f"{hindering.item():.3g}): lower learning_rate, clamp or hindering_weight"
+                    f"loss is {terms[0].item()} in epoch {epoch} (nll {terms[1].item():.3g}, hindering "
+                    f"{terms[2].item():.3g}): lower learning_rate, clamp or hindering_weight"
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if loss.requires_grad:  # not where this process's share is empty
+                loss.backward()
+            parallel.add_gradients(model.flow.parameters())
             torch.nn.utils.clip_grad_norm_(model.flow.parameters(), c.clip)
             optimizer.step()
             schedule.step()
-            sums += np.array([loss.item(), nll.item(), hindering.item()]) * len(chosen)
+            sums += terms * len(chosen)
         means = (sums / len(train)).tolist()
-        seconds = time.perf_counter() - started
-        yield Progress(
-            epoch, c.epochs, seconds, *means, weight, *judge_held_out(model, watched, watched_twins)
-        )
+        judged = judge_held_out(model, watched, watched_twins)
+        done = Progress(epoch, c.epochs, time.perf_counter() - started, *means, weight, *judged)
+        state.keep(done)
+        yield done
+
+
+def sampled(images: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """Which locations of a batch one step looks at, (images, h, w) bool: one at least."""
+    keep = torch.rand(images, *grid, generator=rng) < SAMPLED
+    keep[0, 0, 0] = True  # on the smallest of grids too
+    return keep
+
+
+class State:
+    """The state of a training run between epochs, kept in a file so that a killed run can go on.
+
+    Args:
+        path: the file; None keeps nothing.
+        model, optimizer, schedule: what is kept; set to what the file holds, if it is there.
+        data: words that tell the training images from others.
+
+    Raises:
+        ValueError: the file is not the state of this run.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        model: MSSF,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        data: str,
+    ):
+        self.path = path
+        self.parts = {"flow": model.flow, "optimizer": optimizer, "schedule": schedule}
+        self.run = f"{model.config.to_dict()}, {data}"
+        self.history: list[Progress] = []
+        if path is None or not path.exists():
+            return
+        try:
+            kept = torch.load(path, map_location=model.device, weights_only=True)
+            same = kept["run"] == self.run
+        except Exception as error:  # whatever a damaged file makes of itself
+            raise ValueError(f"{path} is no state of a training run ({error}): delete it") from None
+        if not same:
+            raise ValueError(f"{path} is of another run: delete it to begin afresh, or name another")
+        for name, part in self.parts.items():
+            part.load_state_dict(kept[name])
+        self.history = [Progress(**epoch) for epoch in kept["history"]]
+
+    def keep(self, done: Progress) -> None:
+        """Write the state after an epoch; of a group only the first process writes."""
+        self.history.append(done)
+        if self.path is None or parallel.place()[0]:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        history = [asdict(epoch) for epoch in self.history]
+        with written_whole(self.path) as aside:
+            torch.save(state | {"run": self.run, "history": history}, aside)
 
 
 @torch.no_grad()
@@ -138,7 +213,7 @@ def draw_twins(
 
 
 def losses(
-    model: MSSF, clean: list[Tensor], twins: list[Tensor], touched: list[Tensor], rng: torch.Generator
+    model: MSSF, clean: list[Tensor], twins: list[Tensor], keep: list[Tensor], touched: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of normal locations and hindering loss of their synthetic twins.
 
@@ -148,20 +223,18 @@ def losses(
         model: the model, its flow in training mode.
         clean: whitened features of a batch, one (B, C, h_s, w_s) a scale.
         twins: the same of its twins; empty while nothing is hindered.
-        touched: their synthetic locations, one (B, h_s, w_s) bool a scale.
-        rng: where the choice of normal locations comes from.
+        keep: the normal locations to look at, one (B, h_s, w_s) bool a scale.
+        touched: the synthetic locations, likewise.
 
     Returns:
-        Two scalars, averaged over scales, in nats per dimension.
+        Two scalars, averaged over scales, in nats per dimension; in a group, this process's parts of them.
     """
-    normal = []
-    for s, x in enumerate(clean):
-        keep = torch.rand(x.shape[0], *x.shape[2:], generator=rng) < SAMPLED
-        keep[0, 0, 0] = True  # at least one, on the smallest of grids too
-        normal.append(model.log_likelihood_at(x, s, keep.to(x.device)))
-    nll = -torch.stack([value.mean() for value in normal]).mean()
+    normal = [model.log_likelihood_at(x, s, keep[s].to(x.device)) for s, x in enumerate(clean)]
+    nll = -torch.stack([parallel.mean(value) for value in normal]).mean()
     parts = [
-        hindering_loss(model.log_likelihood_at(x, s, touched[s]), boundary(normal[s], model.config))
+        hindering_loss(
+            model.log_likelihood_at(x, s, touched[s].to(x.device)), boundary(normal[s], model.config)
+        )
         for s, x in enumerate(twins)
     ]
     return nll, torch.stack(parts).mean() if parts else nll.new_zeros(())

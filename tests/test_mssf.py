@@ -164,12 +164,26 @@ def test_predicting_before_fitting_says_what_to_do():
         (torch.full((1, 3, 64, 64), float("nan")), "nan"),
         (torch.rand(1, 3, 16, 64), "too small: at least 64"),
         (torch.rand(0, 3, 64, 64), "got no images"),
-        ([torch.rand(3, 64, 64), torch.rand(3, 80, 64)], "one image size"),
     ],
 )
 def test_images_that_cannot_be_scored_are_refused(model, images, message):
     with pytest.raises(ValueError, match=message):
         model[0].predict(images)
+
+
+def test_images_of_several_sizes_are_scored_as_if_alone(model):
+    images = [TEST[0], torch.rand(3, 80, 64), TEST[1]]
+    maps, scores = model[0].predict(images)
+    assert [tuple(m.shape) for m in maps] == [(64, 64), (80, 64), (64, 64)]
+    for image, found, score in zip(images, maps, scores, strict=True):
+        alone = model[0].predict(image[None])
+        torch.testing.assert_close(found, alone.maps[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(score, alone.scores[0], rtol=1e-4, atol=1e-4)
+
+
+def test_training_images_of_several_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"of one size, got \[\(64, 64\), \(80, 64\)\]"):
+        next(MSSF(CHECK).fit([TRAIN[0], torch.rand(3, 80, 64)], HELD_OUT))
 
 
 @pytest.mark.parametrize("empty", ["train", "held_out"])

@@ -13,7 +13,15 @@ import seaborn as sns
 import torch
 from matplotlib.colors import Normalize, to_rgb
 
-from mssf_lite.plotting import colour_scale, show_losses, show_maps, show_scores, show_textures, use_style
+from mssf_lite.plotting import (
+    colour_scale,
+    show_losses,
+    show_maps,
+    show_pairs,
+    show_scores,
+    show_textures,
+    use_style,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +168,43 @@ def test_a_contact_sheet_has_one_axes_per_image():
     assert len(drawn(axes[0].figure).axes) == 5
 
 
+# --- pairs
+
+
+def test_each_test_image_stands_above_its_training_image_and_their_correlation():
+    images, *_ = some(4)
+    pairs = show_pairs(images, images.flip(3), [0.9, 0.5, 0.256, 0.1], ["a", "b", "c", "d"])
+    assert pairs.shape == (4, 2)
+    for i, (upper, lower) in enumerate(pairs):
+        np.testing.assert_allclose(upper.get_images()[0].get_array(), images[i].permute(1, 2, 0))
+        np.testing.assert_allclose(lower.get_images()[0].get_array(), images[i].flip(2).permute(1, 2, 0))
+    assert [upper.get_title() for upper, _ in pairs] == ["a", "b", "c", "d"]
+    assert [lower.get_xlabel() for _, lower in pairs] == [
+        f"correlation {c}" for c in ("0.90", "0.50", "0.26", "0.10")
+    ]
+    assert [ax.get_ylabel() for ax in pairs[[0, 3]].flat] == ["test", "training"] * 2  # of each row of pairs
+    figure = drawn(pairs[0, 0].figure)
+    assert len(figure.axes) == 8
+    for upper, lower in pairs:
+        above, below = upper.get_position(), lower.get_position()
+        assert above.y0 > below.y1 and above.x0 == pytest.approx(below.x0)
+
+
+def test_pairs_of_strips_take_the_whole_width():
+    images, *_ = some(2, height=8, width=64)
+    pairs = show_pairs(images, images, [1.0, 1.0])
+    drawn(pairs[0, 0].figure)
+    assert all(ax.get_position().width > 0.9 for ax in pairs.flat)
+
+
+def test_pairs_that_do_not_fit_are_named():
+    images, *_ = some(3)
+    with pytest.raises(ValueError, match=r"others \(2, 3, 8, 10\), 3 correlations do not fit"):
+        show_pairs(images, images[:2], [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match=r"2 correlations do not fit"):
+        show_pairs(images, images, [1.0, 1.0])
+
+
 # --- losses
 
 
@@ -236,6 +281,8 @@ def test_scores_that_do_not_fit_are_named():
             images, maps, masks, norm=Normalize(0, 1), titles=["a", "b", "c"]
         ),
         lambda images, maps, masks: show_textures(images, ["a", "b", "c"]),
+        lambda images, maps, masks: show_pairs(images, images, [1.0, 0.5, 0.1], ["mt: blowhole"] * 3),
+        lambda images, maps, masks: show_pairs(images[..., :2, :], images[..., :2, :], [1.0, 0.5, 0.1]),
         lambda images, maps, masks: show_losses([{"epoch": 0, "nll": 1.0}], {"nll": "normals"}),
         lambda images, maps, masks: show_scores([0.0, 1.0], [True, False], ["a", "b"], 0.5),
     ],

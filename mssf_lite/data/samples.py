@@ -14,8 +14,6 @@ made, except for a split that says of itself that it leaks.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
+
+from ..files import written_whole
 
 SPLITS = ("train", "held_out", "test")
 Size = tuple[int, int]  # (height, width) in pixels
@@ -208,49 +208,41 @@ class Dataset:
         without = tuple(replace(sample, mask=None) for sample in samples)  # no need to decode masks
         return Images(self.reader, without, size)
 
-    def masks(self, samples: Iterable[Sample], size: Size) -> np.ndarray:
-        """The masks of some samples.
+    def masks(self, samples: Iterable[Sample], size: Size) -> np.ndarray | list[np.ndarray]:
+        """The masks of some samples, as :meth:`read` gives them.
 
         Args:
             samples: which, and in what order.
             size: (H, W) of every mask.
 
         Returns:
-            (N, H, W) bool; all False for a normal image.
+            (N, H, W) bool, or N of (H, W) where images differ in size; all False for a normal image.
 
         Raises:
             ValueError: for a defect without a mask: nobody knows which of its pixels are good.
         """
-        samples = tuple(samples)
-        masks = np.zeros((len(samples), *size), dtype=bool)
-        for i, sample in enumerate(samples):
-            mask = self.read(sample, size)[1] if sample.is_defect else masks[i]
+        masks = []
+        for sample in samples:
+            mask = self.read(sample, size)[1]
             if mask is None:
                 raise ValueError(
                     f"{sample.key}: this {sample.defect!r} image has no mask, so there is no pixel metric "
                     "for it; add the mask, or use only the samples where sample.has_mask is true"
                 )
-            masks[i] = mask
-        return masks
+            masks.append(mask.numpy())
+        same = len({mask.shape for mask in masks}) == 1
+        return np.stack(masks) if same else masks
 
     def write_lists(self, folder: str | Path) -> list[Path]:
         """Write train.txt, held_out.txt and test.txt, one key a line, and return their paths.
 
-        A reader never meets half a list: each file is written aside and put in place in one step.
+        A reader never meets half a list.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{split}.txt" for split in SPLITS]
+        paths = [Path(folder) / f"{split}.txt" for split in SPLITS]
         for split, path in zip(SPLITS, paths, strict=True):
-            handle, aside = tempfile.mkstemp(dir=folder, prefix=f".{split}-", text=True)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                    file.writelines(f"{sample.key}\n" for sample in getattr(self, split))
-                os.chmod(aside, 0o644)  # mkstemp makes files that only their owner can read
-                os.replace(aside, path)
-            except BaseException:
-                Path(aside).unlink(missing_ok=True)
-                raise
+            with written_whole(path) as aside:
+                lines = [f"{sample.key}\n" for sample in getattr(self, split)]
+                aside.write_text("".join(lines), encoding="utf-8", newline="\n")
         return paths
 
 
