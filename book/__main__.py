@@ -100,12 +100,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "command",
         nargs="?",
         default="book",
-        choices=["book", "test", "tidy"],
+        choices=["book", "test", "tidy", "runs"],
         help="book (default): execute the chapters and print the book; test: style, tests, checked cells; "
-        "tidy: strip the notebooks and refresh their checked outputs and links",
+        "tidy: strip the notebooks and refresh their checked outputs and links; runs: the long runs of "
+        "book/runs.yml that are missing or out of date",
     )
     parser.add_argument("--here", action="store_true", help="use the current environment, make no .venv")
     parser.add_argument("--profile", help="book: run the chapters at another profile (check, fast, full)")
+    parser.add_argument("--data", default="", help="runs: the folder of the data sets (default: MSSF_DATA)")
+    parser.add_argument("--only", default="", help="runs: one data set, as named in book/runs.yml")
     parser.add_argument("--force", action="store_true", help="book: execute unchanged chapters too")
     return parser.parse_args(arguments)
 
@@ -126,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # the environment's own kernel comes before any that the user has registered elsewhere
             env = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONUTF8": "1"}
             return subprocess.call([str(python), "-m", "book", *own], cwd=ROOT, env=env)
+    if args.command == "runs":
+        from book import runs
+
+        return runs.main(args.data, args.only)
     from book import build
 
     return build.main(args.command, args.profile, args.force)

@@ -118,7 +118,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Images) -> Prediction:
-        """Anomaly maps and scores.
+        """Anomaly maps and scores, on the CPU.
 
         Args:
             images: (B, 3, H, W) in [0, 1], or a sequence of (3, H, W), which may differ in size; any H and W
@@ -137,7 +137,8 @@ class Detector(nn.Module):
         self.eval()
         found = []
         for batch in batches(images, self.config, "scoring"):
-            found.append(self.judge(self.fused(batch), tuple(batch.shape[-2:])))
+            maps, scores = self.judge(self.fused(batch), tuple(batch.shape[-2:]))
+            found.append((maps.cpu(), scores.cpu()))
         maps, scores = zip(*found, strict=True)
         return Prediction(together(maps), torch.cat(scores))
 

@@ -21,14 +21,20 @@ from .results import Record, describe_dataset, environment
 from .scoring import Prediction
 
 
-def fit(detector: Detector, dataset: Dataset) -> tuple[list[Progress], float]:
+def fit(detector: Detector, dataset: Dataset, resume: Path | None = None) -> tuple[list[Progress], float]:
     """Fit on the data set's normals, printing a line an epoch.
+
+    Args:
+        detector: fitted in place.
+        dataset: only its ``train`` and ``held_out`` are read.
+        resume: see :meth:`mssf_lite.mssf.MSSF.fit`; for detectors that can go on after they were killed.
 
     Returns:
         What ``fit`` yielded, and the seconds it took with reading and features.
     """
     size, started, history = detector.config.image_size, time.perf_counter(), []
-    for p in detector.fit(dataset.images(dataset.train, size), dataset.images(dataset.held_out, size)):
+    images = dataset.images(dataset.train, size), dataset.images(dataset.held_out, size)
+    for p in detector.fit(*images, **({"resume": resume} if resume else {})):
         history.append(p)
         print(
             f"epoch {p.epoch:2}/{p.epochs}  nll {p.nll:.3f}  held out {p.held_out_nll:.3f}  "

@@ -52,7 +52,7 @@ def use_style() -> None:
     )
 
 
-def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999, steps: float = 10) -> FuncNorm:
+def colour_scale(held_out_maps: Sequence[ArrayLike], upper: float = 0.999, steps: float = 10) -> FuncNorm:
     """The colour scale for all maps of one model, from normals that it was not trained on.
 
     It begins at their median. A *step* leads from there to the value that a share of only ``1 - upper`` of
@@ -61,7 +61,7 @@ def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999, steps: float = 
     where defects are. So normal pixels stay in the dark third, and strong defects do not all look alike.
 
     Args:
-        held_out_maps: (N, H, W) maps of held-out normals, any units.
+        held_out_maps: (N, H, W) maps of held-out normals, or N of different sizes; any units.
         upper: share of their pixels that lie within the first step, in (0.5, 1).
         steps: where the scale ends, above 1.
 
@@ -71,10 +71,10 @@ def colour_scale(held_out_maps: ArrayLike, upper: float = 0.999, steps: float = 
     """
     if not 0.5 < upper < 1:
         raise ValueError(f"upper is a share in (0.5, 1), got {upper}: the usual one is 0.999")
-    maps = np.asarray(held_out_maps)
+    maps = np.concatenate([np.ravel(one) for one in held_out_maps] or [[]])
     if not (maps.size and np.isfinite(maps).all()):
         raise ValueError(
-            f"maps of shape {maps.shape} give no colour scale: it needs at least one, and finite values only"
+            f"{len(held_out_maps)} maps give no colour scale: it needs at least one, and finite values only"
         )
     median, end = (float(value) for value in np.quantile(maps, [0.5, upper]))
     step = end - median or 1.0
@@ -138,6 +138,24 @@ def show_maps(
     across["ticks"] = [float(f"{value:.2g}") for value in norm.inverse(np.linspace(0, 1, 4))]
     fig.colorbar(drawn, ax=axes, fraction=0.2 / inches, pad=0.1 / inches, label=label, **across)
     return axes
+
+
+def around_peak(values: ArrayLike) -> tuple[slice, slice]:
+    """Where to look in a long picture: the square of full height (or width) about its highest value.
+
+    Args:
+        values: (H, W), a map or a mask.
+
+    Returns:
+        Rows and columns; all of them if the picture is a square.
+    """
+    values = np.asarray(values)
+    side = min(values.shape)
+    peak = np.unravel_index(values.argmax(), values.shape)
+    starts = [
+        min(max(int(p) - side // 2, 0), length - side) for p, length in zip(peak, values.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
 def show_textures(images: Tensor, titles: Sequence[str] | None = None, columns: int = 3) -> np.ndarray:

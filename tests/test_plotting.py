@@ -14,6 +14,7 @@ import torch
 from matplotlib.colors import Normalize, to_rgb
 
 from mssf_lite.plotting import (
+    around_peak,
     colour_scale,
     show_losses,
     show_maps,
@@ -93,7 +94,7 @@ def test_a_constant_map_still_has_a_scale():
 
 
 def test_a_scale_from_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"\(0, 4, 4\) give no colour scale"):
+    with pytest.raises(ValueError, match="0 maps give no colour scale"):
         colour_scale(np.zeros((0, 4, 4)))
     with pytest.raises(ValueError, match="give no colour scale"):
         colour_scale(np.full((1, 4, 4), np.nan))
@@ -298,3 +299,13 @@ def test_all_letters_are_large_and_inside_the_figure(draw):
     for text in set(shown) - ticks:  # matplotlib keeps tick labels outside the range, undrawn
         box = text.get_window_extent()
         assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
+@pytest.mark.parametrize(
+    ("peak", "columns"), [((3, 0), (0, 8)), ((0, 20), (16, 24)), ((7, 63), (56, 64)), ((5, 59), (55, 63))]
+)
+def test_a_strip_is_looked_at_where_its_map_is_highest(peak, columns):
+    values = np.zeros((8, 64))
+    values[peak] = 1
+    assert around_peak(values) == (slice(0, 8), slice(*columns))
+    assert around_peak(values.T) == (slice(*columns), slice(0, 8))
