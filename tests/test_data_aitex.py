@@ -147,6 +147,15 @@ def test_pixels_that_are_no_cloth_can_be_ignored_at_any_size(dataset):
     assert not dataset.ignored(next(s for s in dataset.test if s.texture == "fabric-05")).any()
 
 
+def test_a_strip_is_seen_with_its_aspect_and_only_where_it_is_cloth(dataset):
+    sample = named(dataset.test, "0001_002_00")
+    image, mask = dataset.seen(sample, (64, 64))
+    assert image.shape[:2] == (3, 64) and abs(image.shape[2] - (4096 - 700) / 4) <= 3
+    assert mask.shape == image.shape[1:] and mask.any()
+    tile = dataset.train[0]
+    assert torch.equal(dataset.seen(tile, (64, 64))[0], dataset.read(tile, (64, 64))[0])
+
+
 @tiny
 def test_what_is_beside_the_cloth_at_the_right_is_ignored_too(copy):
     (path,) = copy.glob("NODefect_images/*/0001_000_05.png")

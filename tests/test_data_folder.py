@@ -84,7 +84,7 @@ def test_good_images_alone_are_enough_to_train(tmp_path):
     shutil.rmtree(root / "test"), shutil.rmtree(root / "ground_truth")
     dataset = open_dataset("folder", root)
     assert len(dataset.train) == 8 and dataset.test == ()
-    assert dataset.masks(dataset.test, (8, 8)).shape == (0, 8, 8)
+    assert len(dataset.masks(dataset.test, (8, 8))) == 0
 
 
 def test_held_out_normals_follow_the_seed_and_the_share(tmp_path):

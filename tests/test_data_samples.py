@@ -21,7 +21,7 @@ class Painted:
         mask = torch.zeros(h, w, dtype=torch.bool)
         if sample.is_defect:
             mask[0, 0] = True
-        return torch.full((3, h, w), int(sample.key[1:]) / 100), mask if sample.has_mask else None
+        return torch.full((3, h, w), int(sample.file[1:]) / 100), mask if sample.has_mask else None
 
 
 def dataset(**changes):
@@ -112,7 +112,7 @@ def test_a_defect_without_a_mask_gives_an_image_but_no_masks():
     whole = dataset(test=(sample("k6", "test", "hole"),))
     image, mask = whole.read(whole.test[0])
     assert image.shape == (3, 4, 5) and mask is None
-    assert whole.images(whole.test, None)[0].shape == (3, 4, 5)
+    assert whole.images(whole.test, (6, 7))[0].shape == (3, 6, 7)
     with pytest.raises(ValueError, match="k6: this 'hole' image has no mask"):
         whole.masks(whole.test, (4, 6))
 
@@ -142,6 +142,26 @@ def test_no_pixel_is_ignored_unless_the_reader_knows_of_some():
             return torch.ones(size, dtype=torch.bool)
 
     assert dataset(reader=Knows()).ignored(plain.test[0], (2, 3)).all()
+
+
+def test_long_images_are_seen_with_their_aspect_and_without_bare_ends():
+    class Strips(type(dataset().reader)):
+        def seen_at(self, sample, size):
+            return size[0], 10 * size[0]
+
+        def ignored(self, sample, size):
+            bare = torch.zeros(*size, dtype=torch.bool)
+            bare[:, :3] = bare[0, 5] = True  # three whole columns, and a single pixel
+            return bare
+
+    strips = dataset(reader=Strips())
+    image, mask = strips.seen(strips.test[1], (4, 4))
+    assert image.shape == (3, 4, 37) and mask.shape == (4, 37)
+    torch.testing.assert_close(image, strips.read(strips.test[1], (4, 40))[0][:, :, 3:])
+    assert strips.images(strips.test, (4, 4))[0].shape == (3, 4, 37)
+    assert strips.masks(strips.test[:1], (4, 4))[0].shape == (4, 37)
+    tile = strips.test[1].cut(0, 0, 2, 2)
+    assert strips.seen(tile, (4, 4))[0].shape == (3, 4, 40)  # this reader says so; nothing is cut from a part
 
 
 def test_lists_are_written_whole_and_overwritten(tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .images import FileReader, decode
@@ -88,6 +89,14 @@ class ClothReader(FileReader):
         height, columns = (height, width) if size is None else size
         middle = left + (torch.arange(columns) + 0.5) * width / columns
         return ((middle < first) | (middle > last)).expand(height, -1).clone()
+
+    def seen_at(self, sample: Sample, size: Size) -> Size:
+        """A whole strip keeps its aspect, at the height of its tiles; a tile has the size asked for."""
+        if sample.crop is not None:
+            return size
+        with Image.open(self.root / sample.file) as file:  # reads the head of the file only
+            width, height = file.size
+        return size[0], round(size[0] * width / height)
 
 
 def read_grey(path: Path) -> np.ndarray:

@@ -59,6 +59,12 @@ class JoinedReader:
         part, own = self._own(sample)
         return part.ignored(own, size)
 
+    def seen_at(self, sample: Sample, size: Size) -> Size:
+        """As ``seen_at`` of the reader of the sample's own data set."""
+        part, own = self._own(sample)
+        known = getattr(part.reader, "seen_at", None)
+        return known(own, size) if known else size
+
     def _own(self, sample: Sample) -> tuple[Dataset, Sample]:
         """The data set a sample comes from, and the sample as it is there."""
         name = sample.key.partition("/")[0]

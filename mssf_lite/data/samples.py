@@ -198,22 +198,43 @@ class Dataset:
         shape = self.read(sample)[0].shape[1:] if size is None else size
         return torch.zeros(*shape, dtype=torch.bool)
 
-    def images(self, samples: Sequence[Sample], size: Size | None) -> "Images":
-        """The images of some samples as a torch data set, each read when it is asked for.
+    def seen(self, sample: Sample, size: Size) -> tuple[Tensor, Tensor | None]:
+        """What a detector looks at: as :meth:`read`, but long images keep their aspect and lose bare ends.
+
+        Args:
+            sample: one of this data set's samples.
+            size: (H, W) of an ordinary image; the data set's reader may know of others (it then has a method
+                ``seen_at`` with these arguments), such as whole strips of which the training sees tiles.
+
+        Returns:
+            As :meth:`read`, without the rows and columns that are :meth:`ignored` throughout.
+        """
+        if known := getattr(self.reader, "seen_at", None):
+            size = known(sample, size)
+        image, mask = self.read(sample, size)
+        if sample.crop is None and hasattr(self.reader, "ignored"):  # parts are cut where all counts
+            counts = ~self.ignored(sample, size)
+            rows, columns = counts.any(1), counts.any(0)
+            image = image[:, rows][:, :, columns]
+            mask = None if mask is None else mask[rows][:, columns]
+        return image, mask
+
+    def images(self, samples: Sequence[Sample], size: Size) -> "Images":
+        """The images of some samples, as they are :meth:`seen`, each read when it is asked for.
 
         Args:
             samples: which, and in what order.
-            size: (H, W) of every image; None keeps each image's own, which cannot be batched unless equal.
+            size: (H, W) of an ordinary image.
         """
         without = tuple(replace(sample, mask=None) for sample in samples)  # no need to decode masks
-        return Images(self.reader, without, size)
+        return Images(self, without, size)
 
     def masks(self, samples: Iterable[Sample], size: Size) -> np.ndarray | list[np.ndarray]:
-        """The masks of some samples, as :meth:`read` gives them.
+        """The masks of some samples, as they are :meth:`seen`.
 
         Args:
             samples: which, and in what order.
-            size: (H, W) of every mask.
+            size: (H, W) of an ordinary image.
 
         Returns:
             (N, H, W) bool, or N of (H, W) where images differ in size; all False for a normal image.
@@ -223,7 +244,7 @@ class Dataset:
         """
         masks = []
         for sample in samples:
-            mask = self.read(sample, size)[1]
+            mask = self.seen(sample, size)[1]
             if mask is None:
                 raise ValueError(
                     f"{sample.key}: this {sample.defect!r} image has no mask, so there is no pixel metric "
@@ -250,13 +271,13 @@ class Images(TorchDataset):
     """The images of a list of samples: ``images[i]`` is (3, H, W) float32 in [0, 1], read on demand.
 
     Args:
-        reader: gives the pixels of a sample.
+        dataset: gives the pixels of a sample.
         samples: which, and in what order.
-        size: (H, W) of every image, or None for each image's own.
+        size: (H, W) of an ordinary image, see :meth:`Dataset.seen`.
     """
 
-    def __init__(self, reader: Reader, samples: tuple[Sample, ...], size: Size | None):
-        self.reader, self.samples, self.size = reader, samples, size
+    def __init__(self, dataset: Dataset, samples: tuple[Sample, ...], size: Size):
+        self.dataset, self.samples, self.size = dataset, samples, size
 
     def __len__(self) -> int:
         """How many images."""
@@ -264,7 +285,7 @@ class Images(TorchDataset):
 
     def __getitem__(self, index: int) -> Tensor:
         """The image at a position; IndexError past the end, so that a plain loop stops."""
-        return self.reader.read(self.samples[index], self.size)[0]
+        return self.dataset.seen(self.samples[index], self.size)[0]
 
 
 def whole(samples: Iterable[Sample]) -> tuple[Sample, ...]:
