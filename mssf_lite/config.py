@@ -95,7 +95,7 @@ class Config:
                 "epochs": 1,
                 "hidden": 32,
             },
-            "fast": {"epochs": 6, "learning_rate": 2e-3},  # few images: more and larger steps
+            "fast": {"learning_rate": 2e-3},  # few images: larger steps
             "full": {},
         }
         if name not in bases:

@@ -91,7 +91,7 @@ def make_record(
     history: Sequence[Progress],
     fit_seconds: float,
     result: Result,
-    yardsticks: Mapping[str, Result],
+    yardsticks: Mapping[str, Mapping[str, Any]],
 ) -> Record:
     """The run as :mod:`mssf_lite.results` writes it.
 
@@ -99,7 +99,7 @@ def make_record(
         detector, dataset: what was run on what.
         history, fit_seconds: from :func:`fit`.
         result: of the detector, from :func:`test`.
-        yardsticks: name of a simpler method -> its result on the same features and split.
+        yardsticks: name of a simpler method -> its metrics on the same split.
     """
     config: Config = detector.config
     learned = sum(p.numel() for p in detector.parameters() if p.requires_grad)
@@ -116,6 +116,6 @@ def make_record(
         "sizes": {"trainable": learned, "frozen": everything - learned},
         "times": {"fit": fit_seconds, "predict_per_image": result.seconds},
         "metrics": result.metrics,
-        "yardsticks": {name: yardstick.metrics for name, yardstick in yardsticks.items()},
+        "yardsticks": dict(yardsticks),
         "training": [asdict(progress) for progress in history],
     }

@@ -218,7 +218,7 @@ def show_pairs(
     columns = 1 if stacked else min(columns, count)
     rows = -(-count // columns)
     tall = (WIDTH - (0 if stacked else 0.35)) / columns * height / width
-    words = 0.4 if titles is None else 0.75  # room above and below each pair, in inches
+    words = 0.3 if titles is None else 0.55  # room above and below each pair, in inches
     inches = rows * (2 * tall + words)
     fig, grid = plt.subplots(2 * rows, columns, figsize=(WIDTH, inches), squeeze=False, layout="constrained")
     fig.get_layout_engine().set(h_pad=0.02, hspace=0)

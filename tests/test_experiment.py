@@ -55,7 +55,7 @@ def test_record_of_a_run_is_written_and_read_back(tmp_path):
     history, seconds = experiment.fit(model, data)
     results = experiment.test({"MSSF": model}, data)
     record = experiment.make_record(
-        model, data, history, seconds, results["MSSF"], {"again": results["MSSF"]}
+        model, data, history, seconds, results["MSSF"], {"again": results["MSSF"].metrics}
     )
     path = write_record(tmp_path, record)
     (read,) = read_records(tmp_path, dataset="textures", seed=0)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .aitex import open_aitex
+from .audit import audit
 from .download import data_home
 from .folder import open_folder
 from .images import FileReader, read_image, read_mask, resize_mask
@@ -40,6 +41,7 @@ __all__ = [
     "FileReader",
     "Images",
     "Sample",
+    "audit",
     "data_home",
     "leaked",
     "open_dataset",

@@ -4,21 +4,23 @@ One split, ``"official"``: the makers' training and test folders. The 246 defect
 folder are never used; of its normals a seeded tenth is held out. Nothing public says which images show the
 same piece, so each image is an item of its own.
 
-Images are about 230 wide and 630 high and differ by a few pixels: read them at a size that keeps the aspect,
-such as (640, 232).
+Images are about 230 wide and 630 high and differ by a few pixels. Detectors see them all at one size that
+keeps the aspect, 2.75 times as high as wide: 704 x 256 where other images are 256 x 256.
 """
 
 import re
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from .download import Archive, data_home
 from .images import FileReader, decode
-from .samples import Dataset, Sample, draw_groups
+from .samples import Dataset, Sample, Size, draw_groups
 
+ASPECT = 2.75  # height by width at which all images are seen; their own is about 630 by 230
 HELD_OUT_SHARE = 0.1  # of the normal training images: 208 or 209 images
 COUNTS = {"train": (2085, 246), "test": (894, 110)}  # published: normals, defects
 
@@ -38,6 +40,19 @@ ARCHIVE = Archive(
     page="https://www.vicos.si/resources/kolektorsdd2/",
     holds="its folders train and test",
 )
+
+
+@dataclass(frozen=True)
+class UprightReader(FileReader):
+    """Reads samples from files, and keeps their aspect for detectors.
+
+    Args:
+        root: the folder the samples' files are relative to.
+    """
+
+    def seen_at(self, sample: Sample, size: Size) -> Size:
+        """The same for all images, so that they fill batches; see ``Dataset.seen``."""
+        return round(ASPECT * size[1]), size[1]
 
 
 def open_ksdd2(
@@ -98,7 +113,7 @@ def open_ksdd2(
         train=tuple(sample(path, "train") for path in normal["train"] if path.name not in names),
         held_out=tuple(sample(path, "held_out") for path in normal["train"] if path.name in names),
         test=tuple(sorted(tests, key=lambda s: s.key)),
-        reader=FileReader(folder),
+        reader=UprightReader(folder),
         licence=TERMS,
         citation=CITATION,
         root=folder,
