@@ -219,13 +219,14 @@ def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batches(images: Images, config: Config, title: str | None = None) -> Iterator[Tensor]:
-    """The images in their order as (b, 3, H, W) float32; with a bar if there is a title and more than one.
+    """The images in their order as (b, 3, H, W) float32; with a bar if there is a title and much to wait for.
 
     A batch holds images of one size: ``config.batch`` of ``config.image_size``, and of larger ones fewer, so
     that strips of fabric need no more memory than squares.
     """
     batch: list[Tensor] = []
-    for i in tqdm(range(len(images)), desc=title, leave=False, disable=title is None or len(images) < 2):
+    quiet = title is None or len(images) <= config.batch
+    for i in tqdm(range(len(images)), desc=title, leave=False, disable=quiet):
         image = images[i]
         if image.dtype == torch.half:  # how fit() keeps images
             image = image.float()

@@ -1,6 +1,7 @@
 """The book's machinery: setting up, executing, showing, checking, tidying."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from book import __main__ as driver
-from book import build, tidy
+from book import build, runs, tidy
 from book._ext import executed_notebooks as extension
 from book.site_checks import check_site
 
@@ -526,3 +527,30 @@ def test_tidy_takes_dates_and_paths_out_of_printed_runs(project):
     assert run.cells[0].outputs
     assert "papermill" not in run.metadata
     assert "papermill" not in run.cells[0].metadata
+
+
+def test_figures_on_the_front_page_are_those_of_the_records():
+    found: dict[str, list[float]] = {}
+    for path in (ROOT / "book" / "records").glob("mt-*-mssf-full-seed*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for name, metrics in {"mssf": record["metrics"], **record["yardsticks"]}.items():
+            key = f"{record['dataset']['split']} {name}"
+            found.setdefault(key, []).append(metrics["pooled"]["image_auroc"])
+    mean = {key: sum(values) / len(values) for key, values in found.items()}
+    words = " ".join((ROOT / "book" / "intro.md").read_text(encoding="utf-8").split())
+    expected = (
+        f"an image AUROC of {mean['published picture matching']:.2f} on the first and "
+        f"{mean['tile picture matching']:.2f} on the second, where MSSF reaches {mean['tile mssf']:.3f}"
+    )
+    assert expected in words
+
+
+def test_every_declared_run_has_a_record_or_says_how_to_make_it():
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    records = [path.stem for path in (ROOT / "book" / "records").glob("*.json")]
+    for run in runs.declared():
+        name = re.sub(r"[^a-z0-9]+", "_", run.dataset)
+        if not any(stem.startswith(f"{name}-") for stem in records):
+            text = (ROOT / "book" / "runs" / f"{name}.md").read_text(encoding="utf-8")
+            assert "Not run" in text and f"-p dataset {run.dataset} " in text, run
+            assert f"book/runs/{name}" in toc
