@@ -95,7 +95,7 @@ class Config:
                 "epochs": 1,
                 "hidden": 32,
             },
-            "fast": {"blocks": 3, "learning_rate": 2e-3},  # few images: less to learn, in larger steps
+            "fast": {"blocks": 2, "learning_rate": 2e-3},  # few images: less to learn, in larger steps
             "full": {},
         }
         if name not in bases:
