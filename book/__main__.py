@@ -100,15 +100,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "command",
         nargs="?",
         default="book",
-        choices=["book", "test", "tidy", "runs"],
+        choices=["book", "test", "tidy", "runs", "ablations"],
         help="book (default): execute the chapters and print the book; test: style, tests, checked cells; "
-        "tidy: strip the notebooks and refresh their checked outputs and links; runs: the long runs of "
-        "book/runs.yml that are missing or out of date",
+        "tidy: strip the notebooks and refresh their checked outputs and links; runs, ablations: those of "
+        "book/runs.yml or book/ablations.yml that are missing or out of date",
     )
     parser.add_argument("--here", action="store_true", help="use the current environment, make no .venv")
     parser.add_argument("--profile", help="book: run the chapters at another profile (check, fast, full)")
-    parser.add_argument("--data", default="", help="runs: the folder of the data sets (default: MSSF_DATA)")
-    parser.add_argument("--only", default="", help="runs: one data set, as named in book/runs.yml")
+    parser.add_argument("--data", default="", help="runs, ablations: folder of the data sets (or MSSF_DATA)")
+    parser.add_argument("--only", default="", help="runs: one data set; ablations: one variant")
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="NETWORK=FILE", help="ablations: where weights lie"
+    )
     parser.add_argument("--force", action="store_true", help="book: execute unchanged chapters too")
     return parser.parse_args(arguments)
 
@@ -126,15 +129,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         python = set_up()
         if Path(sys.prefix).resolve() != VENV.resolve():
             own = list(sys.argv[1:] if arguments is None else arguments)
-            # the environment's own kernel comes before any that the user has registered elsewhere
-            env = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONUTF8": "1"}
+            env = {**os.environ, "PYTHONUTF8": "1"}  # this one must be set before Python starts
             return subprocess.call([str(python), "-m", "book", *own], cwd=ROOT, env=env)
+    from book import build
+
+    build.set_environment()
     if args.command == "runs":
         from book import runs
 
         return runs.main(args.data, args.only)
-    from book import build
-
+    if args.command == "ablations":  # they compute in their own process, which must start in this environment
+        words = [args.data, args.only, *args.weights]
+        return subprocess.call([sys.executable, "-m", "book.ablations", *words], cwd=ROOT)
     return build.main(args.command, args.profile, args.force)
 
 

@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED = ROOT / "_build" / "executed" / "notebooks"
 CHECK = ROOT / "_build" / "check" / "notebooks"
 SITE = ROOT / "_build" / "html"
-KERNELS = {  # the environment of every process started here; what the user has set stays
+KERNELS = {  # see set_environment
     "JUPYTER_PREFER_ENV_PATH": "1",  # our own kernel comes before any registered elsewhere
     # Threads that wait for each other sleep instead of spinning. With another program on one of two cores,
     # training on the drawn textures took 94 s with these and 297 s without.
@@ -32,6 +33,12 @@ KERNELS = {  # the environment of every process started here; what the user has 
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
+
+
+def set_environment() -> None:
+    """Set what every process started by ``python -m book`` inherits; what the user has set stays."""
+    for name, value in KERNELS.items():
+        os.environ.setdefault(name, value)
 
 
 def chapters(folder: Path = ROOT / "notebooks") -> list[Path]:
@@ -74,6 +81,39 @@ def slowest(notebook, count: int = 3) -> str:
     return "".join(f"\n    {seconds:6.1f} s  cell {index}: {line[:70]}" for seconds, index, line in longest)
 
 
+def run_notebook(
+    notebook: Path, copy: Path, parameters: dict[str, Any], title: str, save_often: bool = False
+):
+    """Execute a notebook in a fresh kernel, from the root of the checkout.
+
+    Args:
+        notebook: the source, left as it is.
+        copy: where the executed notebook goes, also one that stopped at an error.
+        parameters: what to inject.
+        title: of the progress bar.
+        save_often: write the copy after every cell, for runs of hours; else at the end.
+
+    Returns:
+        The executed notebook.
+
+    Raises:
+        papermill.PapermillExecutionError: a cell failed.
+    """
+    import papermill  # takes seconds, which a call with nothing to do should not
+
+    return papermill.execute_notebook(
+        str(notebook),
+        str(copy),
+        parameters=parameters,
+        cwd=str(ROOT),
+        kernel_name="python3",
+        progress_bar={"desc": title},
+        request_save_on_cell_execute=save_often,
+        autosave_cell_every=30 if save_often else 0,  # seconds within a cell
+        extra_arguments=["--IPKernelApp.log_level=40"],  # else one warning per kernel about its port
+    )
+
+
 def execute(notebook: Path, parameters: dict[str, str], out: Path = EXECUTED, force: bool = False) -> str:
     """Execute one chapter into ``out``, unless its copy there is of this notebook, package and parameters.
 
@@ -91,24 +131,14 @@ def execute(notebook: Path, parameters: dict[str, str], out: Path = EXECUTED, fo
     key = digest([notebook, Path(__file__), ROOT / "requirements.txt", *package], json.dumps(parameters))
     if not force and copy.exists() and stamp.exists() and stamp.read_text() == key:
         return f"{notebook.stem}: unchanged"
-    import papermill  # takes seconds, which a call with nothing to do should not
+    import papermill
 
     out.mkdir(parents=True, exist_ok=True)
     for stale in (copy, stamp):
         stale.unlink(missing_ok=True)
     start = time.perf_counter()
     try:
-        done = papermill.execute_notebook(
-            str(notebook),
-            str(part),
-            parameters=parameters,
-            cwd=str(ROOT),
-            kernel_name="python3",
-            progress_bar={"desc": notebook.stem},
-            request_save_on_cell_execute=False,
-            autosave_cell_every=0,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # else one warning per kernel about its port
-        )
+        done = run_notebook(notebook, part, parameters, notebook.stem)
     except papermill.PapermillExecutionError as error:
         raise SystemExit(
             "\n".join(error.traceback) + f"\n{notebook.stem} stopped in cell {error.cell_index + 1} with "
@@ -184,8 +214,6 @@ def run_tests() -> int:
 
 def main(command: str, profile: str | None = None, force: bool = False) -> int:
     """Run one of the commands of ``python -m book``; returns the exit status."""
-    for name, value in KERNELS.items():
-        os.environ.setdefault(name, value)
     if command == "test":
         return run_tests()
     if command == "tidy":

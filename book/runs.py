@@ -7,7 +7,6 @@ today's configuration on today's file list. A set whose files are absent is name
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -19,7 +18,9 @@ from typing import Any
 import nbformat
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from book._ext.executed_notebooks import INJECTED
+from book.build import ROOT, run_notebook
+
 CHAPTER = ROOT / "notebooks" / "30_train.ipynb"
 WORK = ROOT / "_build" / "runs"  # checkpoints, states and executed chapters of unfinished runs
 PLACE = "path/to/data"  # what a printed page says instead of somebody's folder
@@ -40,15 +41,20 @@ class Run:
         """Of its files, such as "mt-tile-full-seed0"."""
         return "-".join(filter(None, [self.dataset, self.split, self.profile, f"seed{self.seed}"]))
 
+    @property
+    def page(self) -> str:
+        """Of its printed page in ``book/runs``, such as "mt_tile_full_seed0.ipynb"."""
+        return f"{slug(self.name)}.ipynb"
+
     def parameters(self, root: str) -> dict[str, Any]:
         """What papermill hands to the chapter."""
         own = {k: v for k, v in asdict(self).items() if v != "" and k != "printed"}
         return own | {"out": str(WORK.relative_to(ROOT))} | ({"data_root": root} if root else {})
 
-    def command(self) -> str:
-        """The line that makes this run by hand."""
-        own = " ".join(f"-p {k} {v}" for k, v in self.parameters(PLACE).items())
-        return f"papermill notebooks/{CHAPTER.name} out.ipynb {own}"
+
+def slug(name: str) -> str:
+    """The name of a run or a data set as a file of ``book/runs`` has it: "mt+aitex" -> "mt_aitex"."""
+    return re.sub(r"[^a-z0-9]+", "_", name)
 
 
 def declared(path: Path = ROOT / "book" / "runs.yml") -> list[Run]:
@@ -90,26 +96,15 @@ def execute(run: Run, root: str, book: Path) -> Path:
     Returns:
         The record.
     """
-    import papermill
-
     executed = WORK / f"{run.name}.ipynb"
     WORK.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(CHAPTER),
-        str(executed),
-        parameters=run.parameters(root),
-        cwd=str(ROOT),
-        kernel_name="python3",
-        progress_bar={"desc": run.name},
-        extra_arguments=["--IPKernelApp.log_level=40"],
-    )
+    run_notebook(CHAPTER, executed, run.parameters(root), run.name, save_often=True)
     chapter = nbformat.read(executed, as_version=4)
     printed = "".join(o.get("text", "") for c in chapter.cells if c.id == "record-write" for o in c.outputs)
     record = WORK / printed.split(":")[0]  # the chapter says where it wrote
     shutil.copyfile(record, book / "records" / record.name)
     if run.printed:
-        page = book / "runs" / f"{re.sub(r'[^a-z0-9]+', '_', run.name)}.ipynb"
-        nbformat.write(as_page(chapter, run, root), page)
+        nbformat.write(as_page(chapter, run, root), book / "runs" / run.page)
     return record
 
 
@@ -119,7 +114,7 @@ def as_page(chapter, run: Run, root: str):
     first = chapter.cells[0]
     first.source = re.sub(r"\A# .*", f"# Printed run: {what}, seed {run.seed}", first.source)
     for cell in chapter.cells:
-        if root and "injected-parameters" in cell.metadata.get("tags", []):
+        if root and INJECTED in cell.metadata.get("tags", []):
             cell.source = cell.source.replace(root, PLACE)
     return chapter
 
@@ -133,7 +128,7 @@ def main(root: str = "", only: str = "") -> int:
     """
     from mssf_lite.data import open_dataset
 
-    root = root and os.path.abspath(root)
+    root = str(Path(root).resolve()) if root else ""
     todo = [run for run in declared() if not only or run.dataset == only]
     failed = 0
     for number, run in enumerate(todo, start=1):

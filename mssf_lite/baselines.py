@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from .config import Config
 from .detector import Detector, Images, Progress, batches
@@ -49,6 +51,7 @@ class NearestNeighbour(Detector):
     """
 
     stored = 10_000  # feature vectors a scale
+    read = 500  # at most so many images are looked at for them, drawn at random
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -58,10 +61,15 @@ class NearestNeighbour(Detector):
         self.register_buffer("std", torch.ones(scales, channels))
 
     @torch.no_grad()
-    def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
-        """Store features; yields nothing, for there are no epochs. See :meth:`Detector.fit`."""
+    def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
+        """Store features; yields nothing and leaves ``resume`` alone, for there are no epochs.
+
+        See :meth:`Detector.fit`.
+        """
+        chosen = torch.randperm(len(train), generator=seeded(self.config.seed, 4))[: self.read]
+        some = Subset(train, chosen.tolist())
         parts = [
-            [x.half().cpu() for x in self.fused(batch)] for batch in batches(train, self.config, "storing")
+            [x.half().cpu() for x in self.fused(batch)] for batch in batches(some, self.config, "storing")
         ]
         for s, scale in enumerate(zip(*parts, strict=True)):
             rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in scale])

@@ -35,12 +35,19 @@ class Config:
     stride: int = 16  # grid of the fused features, in pixels of the zoomed image [ours]
     neighbourhood: int = 3  # side of the mean over neighbouring locations [PatchCore: 3]
     ridge: float = 1e-2  # added to the eigenvalues of the correlation matrix before whitening [ours]
+    components: int | None = None  # leading components kept by the whitening; None keeps all [ours]
 
     # Siamese flow
+    siamese: bool = True  # one flow for all scales; False gives each scale its own [paper: Siamese]
+    flow_components: int | None = None  # leading components that the flow bends, the others keep their
+    # Gaussian; None bends all [ours]
     blocks: int = 4  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
     hidden: int = 128  # width of the coupling subnet's bottleneck [ours]
     kernel: int = 1  # kernel of the coupling subnet; 1 looks at one location only [ours]
     clamp: float = 1.9  # bound on |log scale| of a coupling [MSFlow]
+
+    # mixed anomalies synthesis (MAS)
+    kinds: tuple[str, ...] = ("texture", "paste", "shuffle", "warp", "stain", "gloss", "smear", "noise")
 
     # loss: negative log-likelihood plus the changeable hindering loss [paper: the sum; ours: its form]
     hindering: Literal["changeable", "fixed", "none"] = "changeable"
@@ -59,6 +66,7 @@ class Config:
     # score
     score: Literal["both", "nll", "z2"] = "both"  # see MSSF.raw_map [ours]
     top_share: float = 0.03  # the image score is the mean of this share of each scale [MSFlow]
+    combine: Literal["multiply", "add"] = "multiply"  # likelihoods of the scales, see scoring.merged [ours]
 
     seed: int = 0
 
@@ -75,6 +83,12 @@ class Config:
         checks["image_size"] = len(self.image_size) == 2 and min(self.image_size) >= 2 * self.stride
         checks["hindering"] = self.hindering in ("changeable", "fixed", "none")
         checks["score"] = self.score in ("both", "nll", "z2")
+        checks["combine"] = self.combine in ("multiply", "add")
+        checks |= {
+            name: getattr(self, name) is None or getattr(self, name) > 0
+            for name in ("components", "flow_components")
+        }
+        checks["kinds"] = len(self.kinds) > 0
         for name, good in checks.items():
             if not good:
                 raise ValueError(f"Config.{name} cannot be {getattr(self, name)!r}: see the field's comment")

@@ -1,6 +1,6 @@
 """The contract that MSSF, its peers and the yardsticks keep: chapters and benchmarks treat them alike.
 
-``fit(train, held_out)`` is a generator that yields :class:`Progress` and never sees test data;
+``fit(train, held_out, resume)`` is a generator that yields :class:`Progress` and never sees test data;
 ``predict(images)`` gives a :class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep
 scores equal and unpickle nothing.
 """
@@ -73,12 +73,14 @@ class Detector(nn.Module):
         """Where the model lives; images are moved there."""
         return self.map_mean.device
 
-    def fit(self, train: Images, held_out: Images) -> Iterator[Progress]:
+    def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
         """Learn what is normal.
 
         Args:
             train: normal images, (N, 3, H, W) in [0, 1].
             held_out: normal images of other physical items, for scales and for watching the training.
+            resume: a file that keeps the state of training between epochs, so that a killed run goes on from
+                it. Detectors without epochs write and read none.
         """
         raise TypeError(f"{type(self).__name__} does not say how it learns: give it a fit()")
 
@@ -147,7 +149,8 @@ class Detector(nn.Module):
         raw = zip(self.scale_maps(fused), self.map_mean, self.map_std, strict=True)
         scales = [(m - mean) / std for m, mean, std in raw]
         c = self.config
-        return Prediction(add_scales(scales, c.zooms, size), image_score(scales, c.top_share))
+        maps = add_scales(scales, c.zooms, size, c.combine)
+        return Prediction(maps, image_score(scales, c.top_share, c.combine))
 
     @torch.no_grad()
     def standardise(self, held_out: Images) -> None:

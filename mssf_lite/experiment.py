@@ -27,14 +27,14 @@ def fit(detector: Detector, dataset: Dataset, resume: Path | None = None) -> tup
     Args:
         detector: fitted in place.
         dataset: only its ``train`` and ``held_out`` are read.
-        resume: see :meth:`mssf_lite.mssf.MSSF.fit`; for detectors that can go on after they were killed.
+        resume: see :meth:`mssf_lite.detector.Detector.fit`.
 
     Returns:
         What ``fit`` yielded, and the seconds it took with reading and features.
     """
     size, started, history = detector.config.image_size, time.perf_counter(), []
     images = dataset.images(dataset.train, size), dataset.images(dataset.held_out, size)
-    for p in detector.fit(*images, **({"resume": resume} if resume else {})):
+    for p in detector.fit(*images, resume=resume):
         history.append(p)
         print(
             f"epoch {p.epoch:2}/{p.epochs}  nll {p.nll:.3f}  held out {p.held_out_nll:.3f}  "

@@ -56,7 +56,7 @@ class ActNorm(InvertibleModule):
 
 
 class Rotation(InvertibleModule):
-    """A fixed random orthogonal 1x1 convolution: mixes channels between couplings; log-determinant 0.
+    """A fixed random orthogonal 1x1 convolution: every channel a blend of all; log-determinant 0.
 
     Args:
         dims_in: ((C, ...),).
@@ -78,6 +78,34 @@ class Rotation(InvertibleModule):
         (x,) = x
         y = F.conv2d(x, (self.matrix.T if rev else self.matrix)[:, :, None, None])
         return (y,), x.new_zeros(x.shape[0], *x.shape[2:])
+
+    def output_dims(self, dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Sizes stay."""
+        return dims
+
+
+class Permutation(InvertibleModule):
+    """A fixed random order of the channels: mixes them between couplings; log-determinant 0.
+
+    FrEIA's ``PermuteRandom`` does the same, but draws from NumPy's global random state.
+
+    Args:
+        dims_in: ((C, ...),).
+        dims_c: unused, FrEIA's signature.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, dims_in: Sequence[tuple[int, ...]], dims_c: Sequence[tuple[int, ...]] = (), seed: int = 0
+    ):
+        super().__init__(dims_in, dims_c)
+        rng = torch.Generator().manual_seed(seed)
+        self.register_buffer("order", torch.randperm(dims_in[0][0], generator=rng))
+
+    def forward(self, x: tuple[Tensor], c: Sequence[int] = (), rev: bool = False, jac: bool = True):
+        """See the module's contract."""
+        (x,) = x
+        return (x[:, self.order.argsort() if rev else self.order],), x.new_zeros(x.shape[0], *x.shape[2:])
 
     def output_dims(self, dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Sizes stay."""
@@ -157,14 +185,18 @@ def siamese_flow(
 ) -> SequenceINN:
     """One flow for all scales and for both twins: weights are shared, only ActNorm has a row a scale [ours].
 
-    Each block is ActNorm, Rotation, Coupling; a last ActNorm closes. Couplings and ActNorms start as the
-    identity, so on whitened features the untrained flow *is* the Gaussian. With ``blocks=0`` it stays one.
+    Each block is ActNorm, a mixing of the channels, Coupling; a last ActNorm closes. The first mixing is a
+    rotation: it blends the components, of which the trailing ones have heavy tails, so that no single one can
+    drive an exponential. Later ones are permutations: a rotation of 744 channels costs four times a coupling.
+    (Drawn textures, profile ``fast``, seed 0: image AUROC 0.867 with permutations only, 0.882 with rotations
+    only, 0.889 this way.) Couplings and ActNorms start as the identity, so on whitened features the untrained
+    flow *is* the Gaussian. With ``blocks=0`` it stays one.
 
     Args:
         channels: C, even.
         scales: number of scales S.
         blocks, hidden, kernel, clamp: see :class:`mssf_lite.config.Config`.
-        seed: of rotations and subnets; the global random state is left alone.
+        seed: of mixing and subnets; the global random state is left alone.
 
     Returns:
         A flow called as ``z, log_det = flow(x, c=[scale])`` and inverted with ``rev=True``; x and z are
@@ -175,7 +207,23 @@ def siamese_flow(
         torch.manual_seed(seed)
         for k in range(blocks):
             flow.append(ActNorm, cond=0, cond_shape=(1,), scales=scales)
-            flow.append(Rotation, seed=seed + k)
+            flow.append(Rotation if k == 0 else Permutation, seed=seed + k)
             flow.append(Coupling, hidden=hidden, kernel=kernel, clamp=clamp)
         flow.append(ActNorm, cond=0, cond_shape=(1,), scales=scales)
     return flow
+
+
+class SeparateFlows(nn.ModuleList):
+    """A flow of its own for every scale: what the Siamese flow is compared with. Called alike.
+
+    Args:
+        channels, scales, seed, options: as of :func:`siamese_flow`.
+    """
+
+    def __init__(self, channels: int, scales: int, *, seed: int = 0, **options: float):
+        own = [siamese_flow(channels, 1, seed=seed + 1000 * s, **options) for s in range(scales)]
+        super().__init__(own)
+
+    def forward(self, x: Tensor, c: Sequence[int], rev: bool = False) -> tuple[Tensor, Tensor]:
+        """``z, log_det = flow(x, c=[scale])``."""
+        return self[c[0]](x, c=[0], rev=rev)

@@ -49,13 +49,19 @@ class Whitening(nn.Module):
     Args:
         channels: C.
         ridge: added to each eigenvalue of the correlation matrix (whose mean is 1).
+        components: K, how many leading components to keep; None keeps all C.
     """
 
-    def __init__(self, channels: int, ridge: float = 1e-2):
+    def __init__(self, channels: int, ridge: float = 1e-2, components: int | None = None):
         super().__init__()
+        if components is not None and components > channels:
+            raise ValueError(
+                f"cannot keep {components} components of {channels} channels: keep fewer, or None"
+            )
         self.ridge = ridge
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("matrix", torch.eye(channels))  # (C, C): whitened = matrix @ (x - mean)
+        # (K, C): whitened = matrix @ (x - mean)
+        self.register_buffer("matrix", torch.eye(components or channels, channels))
         self.register_buffer("eigenvalues", torch.ones(channels))  # of the correlation matrix, descending
         self._sums: list[Tensor] | None = None  # count, sum, sum of outer products; only while fitting
 
@@ -92,11 +98,11 @@ class Whitening(nn.Module):
         vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         matrix = (vectors / (eigenvalues + self.ridge).sqrt()).T / std
         self.mean.copy_(mean + self._origin)
-        self.matrix.copy_(matrix)
+        self.matrix.copy_(matrix[: len(self.matrix)])
         self.eigenvalues.copy_(eigenvalues)
         self._sums = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w), components sorted by the variance they had."""
+        """(B, C, h, w) -> (B, K, h, w), components sorted by the variance they had."""
         bias = -(self.matrix @ self.mean)
         return F.conv2d(x, self.matrix[:, :, None, None], bias)

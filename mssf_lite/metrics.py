@@ -8,26 +8,26 @@ Three rules hold for every metric here:
 * Higher is better, and the range is [0, 1].
 
 Scores of images are judged by scikit-learn. Pixels come in tens of millions, for which it needs minutes:
-there one sort of the normal pixels serves all four metrics, and the tests hold them to scikit-learn's values.
+there one curve (:mod:`mssf_lite.curves`) serves all four metrics, and the tests hold them to scikit-learn's.
 F1-max takes its threshold from the test labels: an upper bound, not a figure to deploy by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from .curves import area, checked, corners, pixel_curve
 
 if TYPE_CHECKING:
     from mssf_lite.data.samples import Sample
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
-EIGHT = np.ones((3, 3))  # diagonal neighbours belong to one defect
 
 
 def image_metrics(scores: ArrayLike, is_defect: ArrayLike) -> dict[str, float]:
@@ -44,7 +44,7 @@ def image_metrics(scores: ArrayLike, is_defect: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the shapes differ, a score is not finite, or ``is_defect`` is not bool.
     """
-    scores, is_defect = _checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
+    scores, is_defect = checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
     if not (is_defect.any() and not is_defect.all()):
         return {}
     return {
@@ -64,7 +64,7 @@ def f1_max(scores: ArrayLike, is_defect: ArrayLike) -> float:
     Raises:
         ValueError: as :func:`image_metrics`, and if there is no defect.
     """
-    scores, is_defect = _checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
+    scores, is_defect = checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
     if not is_defect.any():
         raise ValueError(f"F1 needs a defect, but all {len(scores)} images are normal: leave F1 out")
     precision, recall, _ = precision_recall_curve(is_defect, scores)
@@ -86,15 +86,15 @@ def pixel_metrics(maps: ArrayLike, masks: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the shapes differ, a value is not finite, or ``masks`` is not bool.
     """
-    curve = _curve(maps, masks)
+    curve = pixel_curve(maps, masks)
     if curve is None:
         return {}
     hits, precision = curve.hits, curve.hits / (curve.hits + curve.false)
     return {
-        "pixel_auroc": _area(curve.fpr, _corners(hits), limit=1),
+        "pixel_auroc": area(curve.fpr, corners(hits), limit=1),
         "pixel_ap": float(np.sum(np.diff(hits, prepend=0) / hits[-1] * precision)),
         "pixel_f1max": float(np.max(2 * hits / (hits + curve.false + hits[-1]))),
-        "aupro": _area(curve.fpr, curve.pro, limit=0.3),
+        "aupro": area(curve.fpr, curve.pro, limit=0.3),
     }
 
 
@@ -116,14 +116,14 @@ def aupro(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> float:
     """
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr is a rate in (0, 1], got {max_fpr}: the usual limit is 0.3")
-    curve = _curve(maps, masks)
+    curve = pixel_curve(maps, masks)
     if curve is None:
         kind = "a defect" if any(np.any(mask) for mask in masks) else "normal"
         raise ValueError(
             f"AUPRO needs defect and normal pixels, but every pixel of {len(masks)} mask(s) is {kind}: "
             "use pixel_metrics, which leaves AUPRO out then"
         )
-    return _area(curve.fpr, curve.pro, max_fpr)
+    return area(curve.fpr, curve.pro, max_fpr)
 
 
 def bootstrap_auroc(
@@ -154,7 +154,7 @@ def bootstrap_auroc(
     Raises:
         ValueError: as :func:`image_metrics`, and where no interval can be had.
     """
-    scores, is_defect = _checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
+    scores, is_defect = checked(scores, is_defect, ("scores", "is_defect"), dimensions=1)
     if len(groups) != len(scores):
         raise ValueError(f"{len(scores)} scores but {len(groups)} groups: name one group for every score")
     if not 0 < level < 1:
@@ -213,7 +213,7 @@ def evaluate(
         ValueError: as :func:`image_metrics` and :func:`pixel_metrics`, and if the counts do not fit together.
     """
     labels = np.array([sample.is_defect for sample in samples], dtype=bool)
-    scores, labels = _checked(scores, labels, ("scores", "samples"), dimensions=1)
+    scores, labels = checked(scores, labels, ("scores", "samples"), dimensions=1)
     known = np.array([sample.has_mask for sample in samples], dtype=bool)
     if maps is not None:
         masks = [] if masks is None else masks
@@ -264,84 +264,3 @@ def _mean(per_texture: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Mean of each metric over the textures that have it."""
     columns = {m: [t[m] for t in per_texture.values() if m in t] for m in IMAGE_METRICS + PIXEL_METRICS}
     return {metric: float(np.mean(values)) for metric, values in columns.items() if values}
-
-
-def _checked(
-    values: ArrayLike, labels: ArrayLike, names: tuple[str, str], dimensions: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays of one shape, the values finite and the labels bool; else an error with a remedy."""
-    values, labels = np.asarray(values), np.asarray(labels)
-    if values.shape != labels.shape or values.ndim != dimensions:
-        raise ValueError(
-            f"{names[0]} {values.shape} and {names[1]} {labels.shape} must be of one shape with {dimensions} "
-            "dimension(s): one label for each value; resize or squeeze first"
-        )
-    if labels.dtype != bool:
-        raise ValueError(f"{names[1]} must be bool, got {labels.dtype}: pass {names[1]} > 0")
-    finite = np.isfinite(values)
-    if not finite.all():
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(
-            f"{(~finite).sum()} of {values.size} {names[0]} are not finite, the first {values[first]} at "
-            f"index {first}: look at that image, or train with a lower learning rate"
-        )
-    return values, labels
-
-
-class _Curve(NamedTuple):
-    """What happens as the threshold falls; entries only where a defect pixel is reached (T of them).
-
-    Between two such values nothing but false positives is added, so no other threshold matters to any of
-    the metrics.
-    """
-
-    hits: np.ndarray  # (T,) defect pixels at or above each value
-    false: np.ndarray  # (T,) normal pixels at or above each value
-    fpr: np.ndarray  # (2T + 2,) corners of the curve from 0 to 1: before and after each value
-    pro: np.ndarray  # (2T + 2,) per-region overlap at these corners
-
-
-def _curve(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> _Curve | None:
-    """The curve of all pixels of all images; None if no pixel is a defect or every one is."""
-    if len(maps) != len(masks):
-        raise ValueError(f"{len(maps)} maps but {len(masks)} masks: give one mask for every map")
-    pairs = [_checked(m, k, ("maps", "masks"), dimensions=2) for m, k in zip(maps, masks, strict=True)]
-    normal = np.concatenate([values[~mask] for values, mask in pairs] or [[]])
-    defect = np.concatenate([values[mask] for values, mask in pairs] or [[]])
-    if not (normal.size and defect.size):
-        return None
-    normal.sort()  # the one sort: a plain sort of float32 is ten times faster than an argsort
-    order = np.argsort(defect)[::-1]
-    defect = defect[order]
-    last = np.flatnonzero(np.r_[np.diff(defect) != 0, True])  # of equal values: ties move together
-    before = normal.size - np.searchsorted(normal, defect[last], "right")
-    after = normal.size - np.searchsorted(normal, defect[last], "left")  # larger where normal pixels tie
-    fpr = np.stack([before, after], axis=1).ravel() / normal.size
-    overlap = _region_weights([mask for _, mask in pairs])[order].cumsum()[last]
-    return _Curve(last + 1, after, np.r_[0, fpr, 1], _corners(overlap))
-
-
-def _corners(found: np.ndarray) -> np.ndarray:
-    """Shares found before and after each value, from (T,) cumulated counts to the (2T + 2,) corners."""
-    return np.r_[0, 0, np.repeat(found / found[-1], 2)]
-
-
-def _region_weights(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Of each defect pixel, image by image: 1 / area of its region."""
-    weights = []
-    for mask in filter(np.any, masks):
-        label, _ = ndimage.label(mask, EIGHT)
-        regions = label[mask]
-        weights.append(1 / np.bincount(regions)[regions])
-    return np.concatenate(weights)
-
-
-def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
-    """Area under straight lines through (x, y), x rising from 0, up to ``limit``, divided by it.
-
-    The line that crosses the limit is cut there. A step exactly at the limit adds nothing, which
-    interpolating with ``np.interp`` would get wrong.
-    """
-    width = np.diff(x)
-    part = np.divide(limit - x[:-1], width, out=np.zeros_like(width), where=width > 0).clip(0, 1)
-    return float(np.sum(width * part * (y[:-1] + part * np.diff(y) / 2)) / limit)

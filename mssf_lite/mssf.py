@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .detector import Detector, Images, Progress, batches
-from .flows import siamese_flow
+from .flows import SeparateFlows, siamese_flow
 from .fusion import Whitening
 from .losses import log_likelihood
 from .training import fit_whitening, train_flow
@@ -38,9 +38,11 @@ class MSSF(Detector):
         super().__init__(config or Config.profile("full"))
         c = self.config
         channels = sum(self.pyramid.channels)
-        self.whitening = nn.ModuleList(Whitening(channels, c.ridge) for _ in c.zooms)
-        self.flow = siamese_flow(
-            channels,
+        self.whitening = nn.ModuleList(Whitening(channels, c.ridge, c.components) for _ in c.zooms)
+        kept = c.components or channels
+        self.bent = min(kept, c.flow_components or kept)  # what is left of them stays Gaussian
+        self.flow = (siamese_flow if c.siamese else SeparateFlows)(
+            self.bent,
             len(c.zooms),
             blocks=c.blocks,
             hidden=c.hidden,
@@ -85,8 +87,9 @@ class MSSF(Detector):
         return [whitening(x) for whitening, x in zip(self.whitening, self.fused(images), strict=True)]
 
     def latent(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-        """The flow on one scale: (B, C, h, w) -> z (B, C, h, w) and log_det (B, h, w)."""
-        return self.flow(x, c=[scale])
+        """The flow on one scale: (B, K, h, w) -> z (B, K, h, w) and log_det (B, h, w)."""
+        z, log_det = self.flow(x[:, : self.bent], c=[scale])
+        return torch.cat([z, x[:, self.bent :]], dim=1), log_det
 
     def log_likelihood(self, x: Tensor, scale: int) -> Tensor:
         """Per location and dimension, in nats: whitened features (B, C, h, w) of one scale -> (B, h, w)."""
@@ -113,7 +116,10 @@ class MSSF(Detector):
         defect, and remembers the directions that the flow gave up for their sake. ``"z2"`` leaves the
         flow's log-determinant out, 0.5 |z|^2 / C.
         """
-        z, log_det = self.latent(x, scale)
+        return self.raw_map_of(x, *self.latent(x, scale))
+
+    def raw_map_of(self, x: Tensor, z: Tensor, log_det: Tensor) -> Tensor:
+        """The same from what :meth:`latent` gave."""
         if self.config.score == "z2":
             return 0.5 * z.square().mean(1)
         of_flow = -log_likelihood(z, log_det)

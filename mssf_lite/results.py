@@ -6,6 +6,7 @@ ours that does not stand in a record. Its entries::
     method        "mssf", "msflow" ...
     profile       name of the configuration's base: "check", "fast", "full"
     seed          of the run
+    variant       what differs from the profile; empty or left out where nothing does
     textures      names
     dataset       name, split, seed, digest of the file list, counts: see describe_dataset
     config        every setting
@@ -49,7 +50,7 @@ KEYS = {
     "times": "fit predict_per_image",
 }  # part of the record ("" is the record itself) -> what it must have
 PACKAGES = ("torch", "torchvision", "timm", "FrEIA", "numpy", "scikit-learn")
-NAMES = ("dataset", "split", "method", "profile", "seed")  # what tells one record from another
+NAMES = ("dataset", "split", "method", "profile", "variant", "seed")  # what tells one record from another
 
 
 def environment(device: torch.device | str | None = None) -> dict[str, str | int]:
@@ -98,7 +99,8 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
 def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
     """Write a record as ``<dataset>-<split>-<method>-<profile>-seed<k>.json``; a rerun replaces its own file.
 
-    The file appears whole or not at all. NumPy numbers, tuples and dataclasses become plain JSON.
+    A variant's name stands behind the profile's. The file appears whole or not at all. NumPy numbers, tuples
+    and dataclasses become plain JSON.
 
     Args:
         folder: where to; made if it is not there.
@@ -114,8 +116,9 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
     folder = Path(folder)
     record = _plain(record, "record")
     _check(record, "this record")
-    slugs = {name: re.sub(r"[^\w.]+", "_", str(_facts(record)[name])) for name in NAMES}
-    path = folder / "{dataset}-{split}-{method}-{profile}-seed{seed}.json".format(**slugs)
+    words = [str(value) for name, value in _facts(record).items() if name != "seed" and value != ""]
+    slugs = [re.sub(r"[^\w.]+", "_", word) for word in [*words, f"seed{record['seed']}"]]
+    path = folder / f"{'-'.join(slugs)}.json"
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with written_whole(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
@@ -127,7 +130,8 @@ def read_records(folder: str | Path, **filters: Any) -> list[Record]:
 
     Args:
         folder: where :func:`write_record` wrote them.
-        filters: any of ``dataset``, ``split``, ``method``, ``profile``, ``seed``, with the value asked for.
+        filters: any of ``dataset``, ``split``, ``method``, ``profile``, ``variant``, ``seed``, with the value
+            asked for.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -165,7 +169,7 @@ def table(
         records: from :func:`read_records`.
         columns: heading -> dotted path of a number in the record, such as
             ``{"image AUROC": "metrics.pooled.image_auroc", "parameters": "sizes.trainable"}``.
-        by: what a row stands for: some of ``dataset``, ``split``, ``method``, ``profile``.
+        by: what a row stands for: some of ``dataset``, ``split``, ``method``, ``profile``, ``variant``.
         digits: after the decimal point.
 
     Returns:
@@ -232,7 +236,7 @@ def _at(record: Mapping[str, Any], path: str) -> float | int | None:
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one record from another."""
     data = {"dataset": record["dataset"]["name"], "split": record["dataset"]["split"]}
-    return data | {name: record[name] for name in NAMES if name not in data}
+    return {name: data[name] if name in data else record.get(name, "") for name in NAMES}
 
 
 def _check(record: Any, what: str) -> None:

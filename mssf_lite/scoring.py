@@ -27,30 +27,48 @@ class Prediction(NamedTuple):
     scores: Tensor  # (B,) float32, in the same unit
 
 
-def add_scales(maps: Sequence[Tensor], zooms: Sequence[float], size: tuple[int, int]) -> Tensor:
+def merged(values: Sequence[Tensor], weights: Sequence[float], combine: str = "multiply") -> Tensor:
+    """What all scales say together.
+
+    Args:
+        values: of each scale, all of one shape, in standard deviations; -value stands for a log-likelihood.
+        weights: of the scales, in any unit.
+        combine: ``"multiply"`` the likelihoods, which is the weighted mean of the values: one scale is heard
+            alone. ``"add"`` the likelihoods, -log sum_s w_s exp(-value_s), as MSFlow does for its maps: what
+            one scale finds likely passes.
+    """
+    total = sum(weights)
+    if combine == "multiply":
+        return sum(value * (weight / total) for value, weight in zip(values, weights, strict=True))
+    shares = torch.tensor([weight / total for weight in weights], device=values[0].device).log()
+    return -torch.logsumexp(shares.view(-1, *[1] * values[0].ndim) - torch.stack(list(values)), 0)
+
+
+def add_scales(
+    maps: Sequence[Tensor], zooms: Sequence[float], size: tuple[int, int], combine: str = "multiply"
+) -> Tensor:
     """The anomaly map: scales brought to the image's size and averaged, each weighted by its zoom.
 
     Args:
         maps: standardised, one (B, h_s, w_s) a scale.
         zooms: the size at which each scale sees the image.
         size: (H, W) of the image.
+        combine: see :func:`merged`.
 
     Returns:
         (B, H, W).
     """
-    total = 0
-    for m, zoom in zip(maps, zooms, strict=True):
-        m = F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=False)
-        total = total + zoom / sum(zooms) * m[:, 0]
-    return total
+    large = [F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for m in maps]
+    return merged(large, zooms, combine)
 
 
-def image_score(maps: Sequence[Tensor], top_share: float) -> Tensor:
+def image_score(maps: Sequence[Tensor], top_share: float, combine: str = "multiply") -> Tensor:
     """The mean over scales of the mean of the highest ``top_share`` of each scale's map.
 
     Args:
         maps: standardised, one (B, h_s, w_s) a scale.
         top_share: in (0, 1]; of any grid at least one location is taken.
+        combine: see :func:`merged`.
 
     Returns:
         (B,).
@@ -59,4 +77,4 @@ def image_score(maps: Sequence[Tensor], top_share: float) -> Tensor:
     for m in maps:
         flat = m.flatten(1)
         scores.append(flat.topk(max(1, round(top_share * flat.shape[1])), dim=1).values.mean(1))
-    return torch.stack(scores).mean(0)
+    return merged(scores, [1.0] * len(scores), combine)

@@ -7,7 +7,7 @@ kept in half precision; an epoch costs no pass of the network. All chance comes 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm.auto import tqdm
 
 from . import parallel
-from .detector import Images, Progress, batches, moments
+from .detector import Images, Progress, autocast, batches, moments
 from .files import written_whole
-from .losses import boundary, hindering_loss, hindering_weight
+from .losses import boundary, hindering_loss, hindering_weight, log_likelihood
 from .scoring import image_score
 from .synthesis import MAS
 
@@ -115,7 +115,8 @@ def train_flow(
             own = chosen[rank::world]
             clean = [x[own].to(model.device).float() for x in normal]
             spoilt = [x[own].to(model.device).float() for x in twins] if weight else []
-            nll, hindering = losses(model, clean, spoilt, keep, [x[own] for x in touched])
+            with autocast(model.device):
+                nll, hindering = losses(model, clean, spoilt, keep, [x[own] for x in touched])
             loss = nll + weight * hindering
             terms = parallel.total(torch.stack([loss, nll, hindering]))
             if not terms.isfinite().all():
@@ -205,7 +206,7 @@ def draw_twins(
     """
     features, touched = [], []
     for batch in batches(images, model.config, title):
-        twins = MAS()(batch, rng)
+        twins = MAS(kinds=model.config.kinds)(batch, rng)
         features.append([x.half().cpu() for x in model.whitened(twins.images)])
         touched.append([synthetic_locations(twins.masks, tuple(x.shape[-2:])) for x in features[-1]])
     joined = [[torch.cat(scale) for scale in zip(*parts, strict=True)] for parts in (features, touched)]
@@ -256,13 +257,20 @@ def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tu
     model.eval()
     c = model.config
 
-    def through(read: Callable[[Tensor, int], Tensor], stored: list[Tensor]) -> list[Tensor]:
-        return [
-            torch.cat([read(x.to(model.device).float(), s) for x in scale.split(c.batch)])
-            for s, scale in enumerate(stored)
-        ]
+    def through(stored: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Raw maps and log-likelihoods of every scale."""
+        maps, likelihoods = [], []
+        for s, scale in enumerate(stored):
+            rows = []
+            for part in scale.split(c.batch):
+                x = part.to(model.device).float()
+                z, log_det = model.latent(x, s)
+                rows.append((model.raw_map_of(x, z, log_det), log_likelihood(z, log_det)))
+            for found, values in zip((maps, likelihoods), zip(*rows, strict=True), strict=True):
+                found.append(torch.cat(values))
+        return maps, likelihoods
 
-    plain, changed = through(model.raw_map, normal), through(model.raw_map, twins)
+    (plain, likelihoods), (changed, _) = through(normal), through(twins)
     units = [moments(raw) for raw in plain]
     scores = [
         image_score([(raw - mean) / std for raw, (mean, std) in zip(one, units, strict=True)], c.top_share)
@@ -270,5 +278,4 @@ def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tu
     ]
     labels = np.repeat([False, True], [len(scores[0]), len(scores[1])])
     auroc = float(roc_auc_score(labels, torch.cat(scores).cpu().numpy()))
-    nll = -torch.stack([value.mean() for value in through(model.log_likelihood, normal)]).mean().item()
-    return nll, auroc
+    return -torch.stack([value.mean() for value in likelihoods]).mean().item(), auroc

@@ -39,3 +39,19 @@ def test_gaussian_of_a_model_is_where_that_model_started():
     start = gaussian_of(model, NORMALS[:4])
     torch.testing.assert_close(start.predict(NORMALS).scores, alone.predict(NORMALS).scores)
     assert not torch.allclose(start.predict(NORMALS).scores, model.predict(NORMALS).scores, atol=1e-3)
+
+
+def test_nearest_neighbour_looks_at_a_bounded_number_of_training_images(monkeypatch):
+    looked_at = []
+
+    class Watched:
+        def __len__(self):
+            return len(NORMALS)
+
+        def __getitem__(self, i):
+            looked_at.append(i)
+            return NORMALS[i]
+
+    monkeypatch.setattr(NearestNeighbour, "read", 5)
+    list(NearestNeighbour(CONFIG).fit(Watched(), NORMALS[:4]))
+    assert len(set(looked_at)) == 5 and len(looked_at) == 5

@@ -1,7 +1,7 @@
 """The book's machinery: setting up, executing, showing, checking, tidying."""
 
 import json
-import re
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +109,19 @@ def test_driver_starts_itself_again_inside_the_environment(tmp_path, calls, monk
     monkeypatch.setattr(driver, "set_up", lambda: tmp_path / "python")
     assert driver.main(["test"]) == 0
     assert calls == [[str(tmp_path / "python"), "-m", "book", "test"]]
+
+
+@pytest.mark.parametrize("command", ["book", "test", "tidy", "runs"])
+def test_every_command_sets_the_environment_of_its_kernels_but_not_what_the_user_has_set(
+    command, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "active"})
+    monkeypatch.setattr(driver, "set_up_here", lambda: None)
+    for module in (build, runs):
+        monkeypatch.setattr(module, "main", lambda *_: seen.append(dict(os.environ)))
+    driver.main([command, "--here"])
+    assert seen == [{**build.KERNELS, "OMP_WAIT_POLICY": "active"}]
 
 
 def test_bootstrap_needs_the_standard_library_only():
@@ -330,7 +343,7 @@ def sphinx(tmp_path, monkeypatch):
 def chapter(source="1 + 1", *outputs, injected=False):
     cells = [new_markdown_cell("# Title"), new_code_cell(source, outputs=list(outputs))]
     if injected:
-        cells.insert(1, new_code_cell("# Parameters\nseed = 1", metadata={"tags": ["injected-parameters"]}))
+        cells.insert(1, new_code_cell("# Parameters\nseed = 1", metadata={"tags": [extension.INJECTED]}))
     return new_notebook(cells=cells)
 
 
@@ -469,7 +482,7 @@ def run_of(project: Path, *outputs, **changes) -> None:
     executed = nbformat.read(project / "notebooks" / "01_a.ipynb", as_version=4)
     tidy.stamp(executed, project, "01_a.ipynb")
     executed.cells[2].update(outputs=list(outputs), **changes)
-    injected = new_code_cell("# Parameters", metadata={"tags": ["injected-parameters"]})
+    injected = new_code_cell("# Parameters", metadata={"tags": [extension.INJECTED]})
     executed.cells.insert(1, injected)
     nbformat.write(executed, project / "executed" / "01_a.ipynb")
 
@@ -549,7 +562,7 @@ def test_every_declared_run_has_a_record_or_says_how_to_make_it():
     toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
     records = [path.stem for path in (ROOT / "book" / "records").glob("*.json")]
     for run in runs.declared():
-        name = re.sub(r"[^a-z0-9]+", "_", run.dataset)
+        name = runs.slug(run.dataset)
         if not any(stem.startswith(f"{name}-") for stem in records):
             text = (ROOT / "book" / "runs" / f"{name}.md").read_text(encoding="utf-8")
             assert "Not run" in text and f"-p dataset {run.dataset} " in text, run

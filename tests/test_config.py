@@ -36,6 +36,9 @@ def test_unknown_field_is_refused():
         ("image_size", (8, 256)),
         ("boundary_quantile", 1),
         ("ramp", 0),
+        ("combine", "average"),
+        ("components", 0),
+        ("kinds", ()),
     ],
 )
 def test_values_that_cannot_work_are_named(field, value):

@@ -44,6 +44,7 @@ def test_every_sample_is_read_as_its_own_set_reads_it(root):
             for a, b in zip(joined.read(one, (70, 64)), own.read(other, (70, 64)), strict=True):
                 assert torch.equal(a, b)
             assert torch.equal(joined.ignored(one, (8, 8)), own.ignored(other, (8, 8)))
+            assert torch.equal(joined.seen(one, (64, 64))[0], own.seen(other, (64, 64))[0])
 
 
 def test_a_joined_set_batches_and_gives_masks(root):

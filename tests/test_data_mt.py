@@ -101,14 +101,6 @@ def test_a_defect_with_an_empty_mask_stays_a_defect(root):
     assert dataset.read(broken)[1].sum() == 9
 
 
-@tiny
-def test_the_folder_is_found_by_root_by_parent_and_by_environment(root, monkeypatch):
-    digest = open_dataset("mt", root).digest
-    assert open_dataset("mt", root.parent).digest == digest
-    monkeypatch.setenv("MSSF_DATA", str(root.parent))
-    assert open_dataset("mt").digest == digest and open_dataset("mt").root == root
-
-
 def test_an_absent_set_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MSSF_DATA", str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError) as error:

@@ -45,14 +45,6 @@ def test_the_held_out_normals_of_a_texture_follow_the_seed_and_not_the_company(r
     assert held_out(seed=1) != held_out()
 
 
-@tiny
-def test_the_folder_is_found_by_root_by_parent_and_by_environment(root, monkeypatch):
-    digest = open_dataset("mvtec", root).digest
-    assert open_dataset("mvtec", root.parent).digest == digest
-    monkeypatch.setenv("MSSF_DATA", str(root.parent))
-    assert open_dataset("mvtec").digest == digest and open_dataset("mvtec").root == root
-
-
 def test_an_absent_texture_says_how_to_get_it_and_how_to_do_without(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         open_dataset("mvtec", tmp_path, textures=["wood"])

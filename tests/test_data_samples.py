@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mssf_lite.data import Dataset, Sample, leaked, open_dataset, whole
-from mssf_lite.data.samples import draw_groups
+from mssf_lite.data.splits import draw_groups
 
 
 def sample(key, split="train", defect="good", group=None, mask=None):

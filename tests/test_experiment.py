@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from mssf_lite import MSSF, Config, experiment, gaussian_of
+from mssf_lite import MSSF, Config, NearestNeighbour, experiment, gaussian_of
 from mssf_lite.data import open_dataset
 from mssf_lite.data.textures import Counts
 from mssf_lite.results import read_records, write_record
@@ -38,6 +38,12 @@ def test_fit_reads_no_test_image_and_test_reads_each_of_them():
     data.reader.seen.clear()
     experiment.test({"model": model}, data)
     assert {s.key for s in data.reader.seen} == {s.key for s in data.test}
+
+
+def test_a_detector_without_epochs_takes_a_file_to_resume_from_and_leaves_it_alone(tmp_path):
+    data, detector = small(), NearestNeighbour(CONFIG)
+    history, _ = experiment.fit(detector, data, tmp_path / "run.state")
+    assert history == [] and detector.fitted and not list(tmp_path.iterdir())
 
 
 def test_detectors_on_shared_features_predict_as_they_do_alone():

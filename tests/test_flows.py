@@ -4,7 +4,7 @@ import pytest
 import torch
 from FrEIA.framework import SequenceINN
 
-from mssf_lite.flows import ActNorm, Coupling, Rotation, siamese_flow
+from mssf_lite.flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows, siamese_flow
 
 C, H, W = 6, 2, 3
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}  # rotations are orthogonal to single precision
@@ -21,9 +21,11 @@ SCALED = {"cond": 0, "cond_shape": (1,), "scales": 2}
 FLOWS = {
     "actnorm": lambda: chain((ActNorm, SCALED)),
     "rotation": lambda: chain((Rotation, {"seed": 3})),
+    "permutation": lambda: chain((Permutation, {"seed": 3})),
     "coupling": lambda: chain((Coupling, {"hidden": 8})),
     "coupling 3x3": lambda: chain((Coupling, {"hidden": 8, "kernel": 3})),
     "siamese": lambda: siamese_flow(C, 2, blocks=3, hidden=8),
+    "separate": lambda: SeparateFlows(C, 2, blocks=3, hidden=8),
 }
 
 
@@ -56,7 +58,7 @@ def test_log_determinant_summed_over_locations_is_that_of_the_whole_jacobian(flo
         torch.testing.assert_close(jacobian.reshape(C * H * W, -1).slogdet().logabsdet, claimed, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["actnorm", "coupling", "siamese"])
+@pytest.mark.parametrize("name", ["actnorm", "permutation", "rotation", "coupling", "siamese", "separate"])
 def test_log_determinant_of_one_location_is_that_of_its_own_jacobian(name, x):
     torch.manual_seed(0)
     flow = FLOWS[name]().double()
@@ -84,7 +86,7 @@ def test_one_flow_takes_any_height_and_width():
 def test_fresh_flow_keeps_the_norm_and_has_log_determinant_zero():
     x = torch.randn(2, C, H, W)
     z, log_det = siamese_flow(C, 2, blocks=4, hidden=8)(x, c=[1])
-    torch.testing.assert_close(z.norm(dim=1), x.norm(dim=1))  # rotations only: the Gaussian
+    torch.testing.assert_close(z.norm(dim=1), x.norm(dim=1))  # mixing only: the Gaussian
     assert log_det.abs().max() == 0
 
 
@@ -97,6 +99,18 @@ def test_scales_differ_only_by_actnorm(x):
     torch.testing.assert_close(flow(x, c=[0]), flow(x, c=[1]))
     torch.nn.init.normal_(flow.module_list[0].shift)
     assert not torch.allclose(flow(x, c=[0])[0], flow(x, c=[1])[0])
+
+
+def test_separate_flows_share_nothing():
+    flow = SeparateFlows(C, 2, blocks=2, hidden=8)
+    one = sum(p.numel() for p in siamese_flow(C, 1, blocks=2, hidden=8).parameters())
+    assert sum(p.numel() for p in flow.parameters()) == 2 * one
+    x = torch.randn(1, C, H, W)
+    before = flow(x, c=[1])[0]
+    for p in flow[0].parameters():
+        torch.nn.init.normal_(p)
+    torch.testing.assert_close(flow(x, c=[1])[0], before)
+    assert not torch.equal(flow[0].module_list[1].matrix, flow[1].module_list[1].matrix)
 
 
 def test_log_scale_stays_within_the_clamp():

@@ -74,3 +74,14 @@ def test_shallow_maps_are_averaged_and_deep_maps_interpolated_onto_the_grid():
 
 def test_the_mean_at_the_border_does_not_count_padding():
     assert torch.equal(fuse([torch.ones(1, 2, 5, 6)], (5, 6)), torch.ones(1, 2, 5, 6))
+
+
+def test_leading_components_are_the_first_rows_of_all_and_more_than_there_are_is_refused():
+    x = features()
+    some = Whitening(8, 0.0, components=3)
+    for part in x.split(7):
+        some.update(part)
+    some.solve()
+    torch.testing.assert_close(some(x), fitted(x)(x)[:, :3])
+    with pytest.raises(ValueError, match="9 components of 8 channels"):
+        Whitening(8, components=9)

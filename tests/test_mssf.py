@@ -216,3 +216,33 @@ def test_a_checkpoint_does_not_go_with_other_backbone_weights(tmp_path, monkeypa
     detector.save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="other weights of tf_efficientnet_lite0"):
         load(tmp_path / "other.safetensors")
+
+
+def test_components_behind_the_flow_keep_their_gaussian():
+    model, _ = trained(replace(CHECK, flow_components=16, epochs=2))
+    x = model.whitened(TEST)[0]
+    z, log_det = model.latent(x, 0)
+    assert torch.equal(z[:, 16:], x[:, 16:]) and not torch.equal(z[:, :16], x[:, :16])
+    torch.testing.assert_close((z[:, :16], log_det), model.flow(x[:, :16], c=[0]))
+
+
+def test_dropped_components_are_not_seen():
+    model, _ = trained(replace(CHECK, components=16))
+    assert [x.shape[1] for x in model.whitened(TEST)] == [16, 16]
+    assert model.predict(TEST).scores.isfinite().all()
+
+
+@pytest.mark.parametrize("change", [{"siamese": False}, {"components": 16}, {"flow_components": 16}])
+def test_variants_are_saved_and_loaded_like_the_model(change, tmp_path):
+    detector, _ = trained(replace(CHECK, **change))
+    detector.save(tmp_path / "model.safetensors")
+    assert torch.equal(
+        load(tmp_path / "model.safetensors").predict(TEST).scores, detector.predict(TEST).scores
+    )
+
+
+def test_training_draws_the_named_kinds_of_defect_only(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mssf_lite.training.MAS", lambda **options: drawn.append(options) or MAS(**options))
+    trained(replace(CHECK, kinds=("stain",)))
+    assert drawn and all(options == {"kinds": ("stain",)} for options in drawn)

@@ -3,12 +3,19 @@
 import pytest
 import torch
 
-from mssf_lite.scoring import add_scales, image_score
+from mssf_lite.scoring import add_scales, image_score, merged
 
 
 def test_scales_are_averaged_with_the_weight_of_their_zoom():
     maps = [torch.full((1, 2, 2), 2.0), torch.full((1, 1, 1), 8.0)]
     torch.testing.assert_close(add_scales(maps, (1.0, 0.5), (4, 6)), torch.full((1, 4, 6), 4.0))
+
+
+def test_added_likelihoods_are_minus_log_of_their_weighted_sum():
+    one, other = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 5.0])
+    expected = -torch.log(0.75 * torch.exp(-one) + 0.25 * torch.exp(-other))
+    torch.testing.assert_close(merged([one, other], [3, 1], "add"), expected)
+    torch.testing.assert_close(merged([one, other], [3, 1]), torch.tensor([1.5, -0.25]))
 
 
 def test_a_map_does_not_depend_on_the_other_images_of_its_batch():

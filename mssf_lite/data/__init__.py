@@ -33,7 +33,8 @@ from .join import open_joined
 from .ksdd2 import open_ksdd2
 from .mt import open_mt
 from .mvtec import open_mvtec
-from .samples import Dataset, Images, Sample, leaked, whole
+from .samples import Dataset, Images, Sample, whole
+from .splits import leaked
 
 __all__ = [
     "SPLITS",

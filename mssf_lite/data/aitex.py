@@ -24,7 +24,7 @@ set means little without that figure beside it.
 """
 
 import re
-import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,8 +32,10 @@ import torch
 from PIL import Image
 
 from .cloth import ClothReader, bare_ends, read_grey, tile_lefts
-from .download import Archive, data_home
-from .samples import Dataset, Sample, draw_groups
+from .download import Archive
+from .official import compare_counts, find_set
+from .samples import Dataset, Sample
+from .splits import draw_groups
 
 WIDTH = 4096  # of every image that is used
 TRAIN_SHARE = 0.7  # of each fabric's normal images; held-out ones included
@@ -60,7 +62,7 @@ def _archive(folder: str, size: str, members: str, sha256: str) -> Archive:
     return Archive(
         name=f"{folder}.7z",
         urls=(f"https://www.aitex.es/wp-content/uploads/2019/07/{folder}.7z",),
-        size=f"{folder}.7z, {size},",
+        size=size,
         terms=TERMS,
         members=members,
         checksum=f"sha256:{sha256}",
@@ -122,7 +124,8 @@ def open_aitex(
     wanted = sorted(known if textures is None else set(textures))
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"'aitex' has no texture {', '.join(unknown)}; it has {', '.join(known)}")
-    folder, parts = _find(root, download)
+    folder = find_set("aitex", "the AITEX set", ARCHIVES, _is_there, root, download)
+    parts = _parts(folder)
     masks = _masks(parts["mask_images"])
     images = [*_images(parts["nodefect_images"]), *_images(parts["defect_images"])]
     if strays := sorted(masks.keys() - {path.stem for path in images}):
@@ -132,10 +135,13 @@ def open_aitex(
         )
     used, notes = _used(images)
     samples: list[Sample] = []
+    found, published = Counter(), {}
     for name in wanted:
         own = [path for path in used if _codes(path)[1] == known[name]]
         samples += _fabric(name, own, masks, folder, seed)
-    _compare_counts(folder, used, [known[name] for name in wanted])
+        found.update(f"{'defects' if _codes(path)[0] else 'normals'} of {name}" for path in own)
+        published[f"normals of {name}"], published[f"defects of {name}"] = COUNTS[known[name]]
+    compare_counts(folder, "AITEX set", found, published)
     train, held_out, test = (tuple(s for s in samples if s.split == x) for x in ("train", "held_out", "test"))
     return Dataset(
         name="aitex",
@@ -223,47 +229,13 @@ def _used(images: list[Path]) -> tuple[list[Path], tuple[str, ...]]:
     return used, tuple(notes)
 
 
-def _find(root: str | Path | None, download: bool) -> tuple[Path, dict[str, Path]]:
-    """The set's folder, and its three folders by their names in small letters; fetched if they may be."""
-    home = data_home(root)
-    for folder in (home, home / "aitex"):
-        parts = _parts(folder)
-        if parts:
-            break
-    missing = [name for name in ARCHIVES if name.lower() not in parts]
-    if missing and not download:
-        first = ARCHIVES[missing[0]]
-        raise FileNotFoundError(
-            f"the AITEX set is neither in {home} nor in {home / 'aitex'} (no {', '.join(missing)}). "
-            "Either open_dataset('aitex', download=True) fetches what is missing, or, for each as for "
-            f"{missing[0]}: {first.by_hand(folder / missing[0])}"
-        )
-    for name in missing:
-        ARCHIVES[name].fetch(folder / name)
-    return folder, _parts(folder)
+def _is_there(folder: Path) -> bool:
+    return folder.name.lower() in _parts(folder.parent)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
+    """The set's three folders by their names in small letters, those that are there."""
     names = {name.lower() for name in ARCHIVES}
     if not folder.is_dir():
         return {}
     return {path.name.lower(): path for path in sorted(folder.iterdir()) if path.name.lower() in names}
-
-
-def _compare_counts(folder: Path, images: list[Path], fabrics: list[str]) -> None:
-    codes = [_codes(path) for path in images]
-    odd = []
-    for fabric in fabrics:
-        defect = [bool(code) for code, other in codes if other == fabric]
-        found = (len(defect) - sum(defect), sum(defect))
-        if found != COUNTS[fabric]:
-            odd.append(
-                "fabric {} has {} normals and {} defects, not {} and {}".format(
-                    fabric, *found, *COUNTS[fabric]
-                )
-            )
-    if odd:
-        warnings.warn(
-            f"{folder} is not the official AITEX set: {'; '.join(odd)}. Numbers from it stand for themselves",
-            stacklevel=3,
-        )

@@ -88,7 +88,7 @@ class Archive:
         archive = target.parent / self.name
         by_us = not archive.exists()
         if by_us:
-            print(f"{self.terms}\nDownloading {self.size} to {target.parent}")
+            print(f"{self.terms}\nDownloading {self.name} ({self.size}) to {target.parent}")
             self._download(archive, target)
         try:
             self._check(archive)

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from .images import SUFFIXES, FileReader
-from .samples import SPLITS, Dataset, Sample, draw_groups
+from .samples import Dataset, Sample
+from .splits import SPLITS, draw_groups
 
 LAYOUT = "expected <texture>/train/good/*.png, test/<kind>/*.png, ground_truth/<kind>/<stem>_mask.png"
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .samples import SPLITS, Dataset, Sample, Size
+from .samples import Dataset, Sample, Size
+from .splits import SPLITS
 
 
 def join(parts: Sequence[Dataset], seed: int) -> Dataset:
@@ -60,10 +61,9 @@ class JoinedReader:
         return part.ignored(own, size)
 
     def seen_at(self, sample: Sample, size: Size) -> Size:
-        """As ``seen_at`` of the reader of the sample's own data set."""
+        """As ``seen_at`` of the sample's own data set."""
         part, own = self._own(sample)
-        known = getattr(part.reader, "seen_at", None)
-        return known(own, size) if known else size
+        return part.seen_at(own, size)
 
     def _own(self, sample: Sample) -> tuple[Dataset, Sample]:
         """The data set a sample comes from, and the sample as it is there."""

@@ -9,20 +9,24 @@ keeps the aspect, 2.75 times as high as wide: 704 x 256 where other images are 2
 """
 
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .download import Archive, data_home
+from .download import Archive
 from .images import FileReader, decode
-from .samples import Dataset, Sample, Size, draw_groups
+from .official import compare_counts, find_set
+from .samples import Dataset, Sample, Size
+from .splits import draw_groups
 
 ASPECT = 2.75  # height by width at which all images are seen; their own is about 630 by 230
 HELD_OUT_SHARE = 0.1  # of the normal training images: 208 or 209 images
-COUNTS = {"train": (2085, 246), "test": (894, 110)}  # published: normals, defects
+COUNTS = {  # published
+    "normal train images": 2085, "defective train images": 246,
+    "normal test images": 894, "defective test images": 110,
+}  # fmt: skip
 
 CITATION = (
     "J. Bozic, D. Tabernik, D. Skocaj: Mixed supervision for surface-defect detection: from weakly to fully "
@@ -84,14 +88,16 @@ def open_ksdd2(
     """
     if textures is not None and set(textures) != {"ksdd2"}:
         raise ValueError(f"'ksdd2' has one texture, 'ksdd2'; got {tuple(textures)}")
-    folder = _find(root, download)
+    folder = find_set("ksdd2", "KolektorSDD2", {"": ARCHIVE}, _is_there, root, download)
     normal, defect = {}, {}
     for part in ("train", "test"):
         images = sorted(p for p in (folder / part).iterdir() if re.fullmatch(r"\d+\.png", p.name))
         marked = {path for path in images if _is_marked(path)}
         normal[part] = [path for path in images if path not in marked]
         defect[part] = [path for path in images if path in marked]
-    _compare_counts(folder, {part: (len(normal[part]), len(defect[part])) for part in COUNTS})
+    found = {f"normal {part} images": len(paths) for part, paths in normal.items()}
+    found |= {f"defective {part} images": len(paths) for part, paths in defect.items()}
+    compare_counts(folder, "KolektorSDD2", found, COUNTS)
 
     def sample(path: Path, split: str, kind: str = "good") -> Sample:
         key = path.relative_to(folder).as_posix()
@@ -136,31 +142,5 @@ def _is_marked(path: Path) -> bool:
     return any(high for _, high in (ends if isinstance(ends[0], tuple) else [ends]))
 
 
-def _find(root: str | Path | None, download: bool) -> Path:
-    """The folder that holds train and test; fetched if it is not there and may be."""
-    home = data_home(root)
-    for folder in (home / "ksdd2", home):
-        if (folder / "train").is_dir() and (folder / "test").is_dir():
-            return folder
-    if download:
-        return ARCHIVE.fetch(home / "ksdd2")
-    raise FileNotFoundError(
-        f"KolektorSDD2 is neither in {home} nor in {home / 'ksdd2'} (no folders train and test). "
-        f"Either open_dataset('ksdd2', download=True) fetches it ({ARCHIVE.size}), "
-        f"or {ARCHIVE.by_hand(home / 'ksdd2')}"
-    )
-
-
-def _compare_counts(folder: Path, found: dict[str, tuple[int, int]]) -> None:
-    odd = [
-        f"{count} {kind} {part} images, not {published}"
-        for part in COUNTS
-        for kind, count, published in zip(("normal", "defective"), found[part], COUNTS[part], strict=True)
-        if count != published
-    ]
-    if odd:
-        warnings.warn(
-            f"{folder} is not the official KolektorSDD2: {', '.join(odd)}. "
-            "Numbers from it stand for themselves",
-            stacklevel=3,
-        )
+def _is_there(folder: Path) -> bool:
+    return (folder / "train").is_dir() and (folder / "test").is_dir()

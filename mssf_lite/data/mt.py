@@ -25,7 +25,6 @@ witnesses, these are too many.
 """
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
@@ -33,9 +32,11 @@ from pathlib import Path
 
 import torch
 
-from .download import Archive, data_home
+from .download import Archive
 from .images import FileReader
-from .samples import Dataset, Sample, draw_groups
+from .official import compare_counts, find_set
+from .samples import Dataset, Sample
+from .splits import draw_groups
 
 SPLITS = ("tile", "published")
 COUNTS = {"blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103, "good": 952}
@@ -60,6 +61,7 @@ ARCHIVE = Archive(
     size="53 MB",
     terms=TERMS,
     members=r"MT_[A-Z][a-z]+/Imgs/[^/]+\.(jpg|png)",
+    holds="its folders MT_Free, MT_Crack and so on",
     digest="038726ddab8cca0d1003b5ff27b97bbd76ce2a94a331af33b6dbf303086dbcb1",
 )
 
@@ -96,9 +98,11 @@ def open_mt(
         raise ValueError(f"unknown split {split!r} of 'mt'; choose {' or '.join(map(repr, SPLITS))}")
     if textures is not None and set(textures) != {"mt"}:
         raise ValueError(f"'mt' has one texture, 'mt'; got {tuple(textures)}")
-    folder = _find(root, download)
+    folder = find_set("mt", "the magnetic-tile set", {"": ARCHIVE}, _is_there, root, download)
     images = {path: _kind(path) for path in folder.glob("MT_*/Imgs/*.jpg") if not path.name.startswith(".")}
-    _compare_counts(folder, Counter(images.values()))
+    if unknown := set(images.values()) - COUNTS.keys():
+        raise ValueError(f"{folder}: unknown kind MT_{min(unknown).title()}; remove that folder")
+    compare_counts(folder, "magnetic-tile set", Counter(images.values()), COUNTS)
     group = recordings(path.name for path in images)
     rng = torch.Generator().manual_seed(seed)
     normals = {path.name: group[path.name] for path, kind in images.items() if kind == "good"}
@@ -167,37 +171,13 @@ def recordings(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _find(root: str | Path | None, download: bool) -> Path:
-    """The folder that holds MT_Free; fetched if it is not there and may be."""
-    home = data_home(root)
-    for folder in (home, home / "mt"):
-        if (folder / "MT_Free").is_dir():
-            return folder
-    if download:
-        return ARCHIVE.fetch(home / "mt")
-    raise FileNotFoundError(
-        f"the magnetic-tile set is neither in {home} nor in {home / 'mt'} (no folder MT_Free). "
-        f"Either open_dataset('mt', download=True) fetches it ({ARCHIVE.size}), "
-        f"or {ARCHIVE.by_hand(home / 'mt')}"
-    )
+def _is_there(folder: Path) -> bool:
+    return (folder / "MT_Free").is_dir()
 
 
 def _kind(path: Path) -> str:
     kind = path.parts[-3].removeprefix("MT_").lower()
     return "good" if kind == "free" else kind
-
-
-def _compare_counts(folder: Path, counts: Counter) -> None:
-    if unknown := counts.keys() - COUNTS.keys():
-        raise ValueError(f"{folder}: unknown kind MT_{min(unknown).title()}; remove that folder")
-    if counts != COUNTS:
-        found = ", ".join(
-            f"{counts[kind]} {kind}, not {n}" for kind, n in COUNTS.items() if counts[kind] != n
-        )
-        warnings.warn(
-            f"{folder} is not the official magnetic-tile set: {found}. Numbers from it stand for themselves",
-            stacklevel=3,
-        )
 
 
 def _published_names() -> set[str]:

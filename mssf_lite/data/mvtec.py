@@ -5,15 +5,16 @@ out, and their test images. The layout is that of :mod:`~mssf_lite.data.folder`.
 images show the same piece of material, so each image is an item of its own.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from .download import Archive, data_home
+from .download import Archive
 from .folder import open_folder
-from .samples import SPLITS, Dataset
+from .official import compare_counts, find_set
+from .samples import Dataset
+from .splits import SPLITS
 
 HELD_OUT_SHARE = 0.1  # of each texture's training normals: 23 to 28 images
 COUNTS = {  # published, of each texture: images in train/good, in test/good, and of each kind of defect
@@ -51,7 +52,7 @@ ARCHIVES = {
     name: Archive(
         name=f"{name}.tar.xz",
         urls=(f"{_SHARE}/{number}/{name}.tar.xz",),
-        size=f"{name}.tar.xz, some hundred MB,",
+        size="some hundred MB",
         terms=TERMS,
         members=r"(?:train|test|ground_truth)/[^/]+/[^/]+\.png",
         page="https://www.mvtec.com/company/research/datasets/mvtec-ad",
@@ -87,47 +88,18 @@ def open_mvtec(
     wanted = sorted(COUNTS if textures is None else set(textures))
     if unknown := [name for name in wanted if name not in COUNTS]:
         raise ValueError(f"'mvtec' has no texture {', '.join(unknown)}; it has {', '.join(COUNTS)}")
-    folder = _find(root, wanted, download)
+    archives = {name: ARCHIVES[name] for name in wanted}
+    fewer = ". textures= takes fewer"
+    folder = find_set("mvtec", "MVTec AD", archives, _is_there, root, download, fewer)
     # each texture is opened by itself, so that its draw is the same in any company
     parts = [open_folder(folder, seed, (name,), held_out=HELD_OUT_SHARE) for name in wanted]
     for name, part in zip(wanted, parts, strict=True):
-        _compare_counts(folder / name, part)
+        found = Counter(sample.defect for sample in part.test)
+        found["train"] = len(part.train) + len(part.held_out)
+        compare_counts(folder / name, "MVTec AD", found, COUNTS[name])
     lists = {split: tuple(s for part in parts for s in getattr(part, split)) for split in SPLITS}
     return replace(parts[0], name="mvtec", split="official", licence=TERMS, citation=CITATION, **lists)
 
 
-def _find(root: str | Path | None, wanted: list[str], download: bool) -> Path:
-    """The folder that holds the textures' folders; what is missing is fetched if it may be."""
-    home = data_home(root)
-    places = (home, home / "mvtec")
-    folder = max(places, key=lambda place: sum(map(_is_there, [place / name for name in wanted])))
-    missing = [name for name in wanted if not _is_there(folder / name)]
-    if len(missing) == len(wanted):
-        folder = home / "mvtec"
-    if missing and not download:
-        first = ARCHIVES[missing[0]]
-        raise FileNotFoundError(
-            f"of MVTec AD, {', '.join(missing)} are neither in {home} nor in {home / 'mvtec'}. Either "
-            f"open_dataset('mvtec', download=True) fetches what is missing (some hundred MB each), or, for "
-            f"each of them as for {missing[0]}: {first.by_hand(folder / missing[0])}. textures= takes fewer"
-        )
-    for name in missing:
-        ARCHIVES[name].fetch(folder / name)
-    return folder
-
-
 def _is_there(folder: Path) -> bool:
     return (folder / "train" / "good").is_dir()
-
-
-def _compare_counts(folder: Path, part: Dataset) -> None:
-    found = Counter(sample.defect for sample in part.test)
-    found["train"] = len(part.train) + len(part.held_out)
-    published = COUNTS[folder.name]
-    if found != published:
-        kinds = sorted(found.keys() | published.keys())
-        odd = [f"{found[k]} {k}, not {published.get(k, 0)}" for k in kinds if found[k] != published.get(k, 0)]
-        warnings.warn(
-            f"{folder} is not the official MVTec AD: {'; '.join(odd)}. Numbers from it stand for themselves",
-            stacklevel=3,
-        )

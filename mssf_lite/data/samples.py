@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from ..files import written_whole
+from .splits import SPLITS, check_sides
 
-SPLITS = ("train", "held_out", "test")
 Size = tuple[int, int]  # (height, width) in pixels
 
 
@@ -88,7 +88,7 @@ class Sample:
 
 
 class Reader(Protocol):
-    """Whatever turns a sample into pixels."""
+    """Whatever turns a sample into pixels; it may know more, see :meth:`Dataset.ignored`, ``seen_at``."""
 
     def read(self, sample: Sample, size: Size | None) -> tuple[Tensor, Tensor | None]:
         """The image (3, H, W) float32 in [0, 1] and its mask (H, W) bool; None for a defect without mask."""
@@ -133,25 +133,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        seen: set[str] = set()
-        for split in SPLITS:
-            for sample in getattr(self, split):
-                where = f"data set {self.name!r}, sample {sample.key}"
-                if sample.split != split:
-                    raise ValueError(f"{where}: says {sample.split!r} but stands in {split!r}")
-                if sample.is_defect and split != "test":
-                    raise ValueError(f"{where}: {sample.defect!r} in {split!r}; defects belong in 'test'")
-                if sample.key in seen:
-                    raise ValueError(f"{where}: comes twice; every key may stand in one split, once")
-                seen.add(sample.key)
-        sides = {split: {sample.group for sample in getattr(self, split)} for split in SPLITS}
-        pairs = [("train", "held_out"), ("train", "test"), ("held_out", "test")]
-        for one, other in pairs[:1] if self.leaks else pairs:
-            if both := sides[one] & sides[other]:
-                raise ValueError(
-                    f"data set {self.name!r}, split {self.split!r}: {len(both)} group(s) stand in {one!r} "
-                    f"and in {other!r}, for instance {min(both)!r}; keep all pictures of one item on one side"
-                )
+        check_sides(self)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -198,23 +180,35 @@ class Dataset:
         shape = self.read(sample)[0].shape[1:] if size is None else size
         return torch.zeros(*shape, dtype=torch.bool)
 
+    def seen_at(self, sample: Sample, size: Size) -> Size:
+        """The size (H, W) at which detectors look at a sample.
+
+        Args:
+            sample: one of this data set's samples.
+            size: (H, W) of an ordinary image.
+
+        Returns:
+            ``size``, unless the data set's reader knows of others (it then has a method ``seen_at`` with
+            these arguments), such as whole strips of which the training sees tiles.
+        """
+        known = getattr(self.reader, "seen_at", None)
+        return known(sample, size) if known else size
+
     def seen(self, sample: Sample, size: Size) -> tuple[Tensor, Tensor | None]:
         """What a detector looks at: as :meth:`read`, but long images keep their aspect and lose bare ends.
 
         Args:
             sample: one of this data set's samples.
-            size: (H, W) of an ordinary image; the data set's reader may know of others (it then has a method
-                ``seen_at`` with these arguments), such as whole strips of which the training sees tiles.
+            size: (H, W) of an ordinary image; the image is read as :meth:`seen_at` says.
 
         Returns:
             As :meth:`read`, without the rows and columns that are :meth:`ignored` throughout.
         """
-        if known := getattr(self.reader, "seen_at", None):
-            size = known(sample, size)
+        size = self.seen_at(sample, size)
         image, mask = self.read(sample, size)
-        if sample.crop is None and hasattr(self.reader, "ignored"):  # parts are cut where all counts
-            counts = ~self.ignored(sample, size)
-            rows, columns = counts.any(1), counts.any(0)
+        # parts are cut where all counts
+        if sample.crop is None and (bare := self.ignored(sample, size)).any():
+            rows, columns = ~bare.all(1), ~bare.all(0)
             image = image[:, rows][:, :, columns]
             mask = None if mask is None else mask[rows][:, columns]
         return image, mask
@@ -295,28 +289,3 @@ def whole(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """
     found = {sample.file: replace(sample, key=sample.file, crop=None) for sample in samples}
     return tuple(found.values())
-
-
-def leaked(dataset: Dataset) -> int:
-    """How many normal test images show an item that is also shown in training (held-out ones included)."""
-    known = {sample.group for sample in dataset.train + dataset.held_out}
-    return sum(not sample.is_defect and sample.group in known for sample in dataset.test)
-
-
-def draw_groups(groups: Iterable[str], share: float, rng: torch.Generator) -> set[str]:
-    """Draw some of the groups, never all and never none.
-
-    Args:
-        groups: names; repeats and order do not matter.
-        share: the share of *groups* (not of samples) to draw, in (0, 1); rounded to whole groups.
-        rng: the only source of chance, so one seed gives one draw.
-
-    Returns:
-        The drawn names: at least one, and all but one at most; none if there are fewer than two groups.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"a share of groups lies between 0 and 1, got {share}")
-    names = sorted(set(groups))
-    count = min(max(round(share * len(names)), 1), len(names) - 1)
-    order = torch.randperm(len(names), generator=rng).tolist()
-    return {names[i] for i in order[: max(count, 0)]}

@@ -1,0 +1,94 @@
+"""The ablations: what the file declares fits the package, and sharing work changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from book import ablations
+from book.ablations import BASE, Remembered, Stages, Trial, declared
+from mssf_lite import MSSF, Config
+from mssf_lite.data import open_dataset
+from mssf_lite.data.textures import Counts
+from mssf_lite.features import Pyramid
+from mssf_lite.results import read_records
+
+CONFIG = Config.profile("check", stages=("blocks.2",), zooms=(1.0, 0.5))
+
+
+@pytest.fixture(scope="module")
+def data():
+    counts = Counts(train=4, held_out=2, test_good=2, test_defect_per_kind=1)
+    return open_dataset("textures", textures=["wood"], counts=counts)
+
+
+@pytest.fixture
+def network():
+    return Remembered(Pyramid(CONFIG.backbone, ("blocks.2", "blocks.3")))
+
+
+def test_every_declared_variant_differs_from_the_base_and_from_the_others():
+    found = {}
+    for trial in declared():
+        found.setdefault(trial.config, set()).add(trial.variant)
+    assert all(len(names) == 1 for names in found.values())
+    assert {trial.split for trial in declared()} == {"tile", "published"}
+    base = [t.config for t in declared() if t.variant == BASE]
+    assert len({replace(c, seed=0) for c in base}) == 1 and not base[0].weights
+
+
+def test_weight_files_are_given_by_network_and_recorded_by_name():
+    (trial, *_) = [
+        t for t in declared(weights={"resnet18.tv_in1k": "/some/where/file.pt"}) if t.config.weights
+    ]
+    assert trial.config.weights == "/some/where/file.pt"
+    assert ablations.without_path(trial.config).weights == "file.pt"
+
+
+def test_remembered_network_answers_as_the_network_and_asks_it_once(network, monkeypatch):
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    direct = network.pyramid(images)
+    first, again = network(images[:2]), network(images)
+    for a, b, c in zip(first, again, direct, strict=True):
+        torch.testing.assert_close(b, c, rtol=1e-2, atol=1e-2)  # half precision
+        assert torch.equal(a, b[:2])
+    monkeypatch.setattr(network, "pyramid", None)
+    assert torch.equal(network(images[1:])[0], again[0][1:])
+
+
+def test_memory_forgets_what_was_unused_longest(network):
+    network.room = 2
+    one, two, three = torch.rand(3, 3, 64, 64).split(1)
+    for image in (one, two, one, three):
+        network(image)
+    kept = list(network.answers)
+    network(one)
+    network(three)
+    assert list(network.answers) == kept  # both were there: nothing was added
+
+
+def test_detector_on_some_remembered_stages_is_that_on_its_own_network(data, network):
+    images = torch.stack(list(data.images(data.test, CONFIG.image_size)))
+    own, shared = MSSF(CONFIG), MSSF(CONFIG)
+    shared.pyramid = Stages(network, CONFIG.stages)
+    assert own.state_dict().keys() - shared.state_dict().keys() == {
+        key for key in own.state_dict() if key.startswith("pyramid.")
+    }
+    for a, b in zip(own.fused(images), shared.fused(images), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+
+
+def test_trials_are_recorded_once_and_rescored_without_training(data, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "RECORDS", tmp_path)
+    place = {"dataset": "textures", "split": data.split}
+    trials = [
+        Trial(BASE, CONFIG, **place),
+        Trial("flow alone", replace(CONFIG, score="nll"), **place, rescored=True),
+    ]
+    assert not any(t.has_record(data) for t in trials)
+    list(ablations.run(trials, data, Stages(network, CONFIG.stages)))
+    assert all(t.has_record(data) for t in trials)
+    assert not Trial(BASE, replace(CONFIG, blocks=1), **place).has_record(data)
+    base, read = (read_records(tmp_path, variant=t.variant)[0] for t in trials)
+    assert base["training"] == read["training"]
+    assert base["metrics"]["pooled"] != read["metrics"]["pooled"]
