@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+RECIPE = 2
+"""Raised when the same settings give other numbers: records and checkpoints of another are out of date."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -69,6 +72,7 @@ class Config:
     combine: Literal["multiply", "add"] = "multiply"  # likelihoods of the scales, see scoring.merged [ours]
 
     seed: int = 0
+    recipe: int = RECIPE  # not to be set: tells how the package read the settings above
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, before anything is computed."""
@@ -119,6 +123,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The inverse of :meth:`to_dict`; JSON's lists become tuples again."""
+        values = {"recipe": 1} | values  # the first records did not name it
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .config import Config
+from .config import RECIPE, Config
 from .features import Pyramid
 from .files import written_whole
 from .fusion import fuse
@@ -195,7 +195,13 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
         ) from None
     if about["method"] not in Detector.registry:
         raise ValueError(f"{path} holds a {about['method']!r}: import the module that defines it first")
-    detector = Detector.registry[about["method"]](Config.from_dict(about["config"]))
+    config = Config.from_dict(about["config"])
+    if config.recipe != RECIPE:
+        raise ValueError(
+            f"{path} was made by recipe {config.recipe} of this package, which now follows recipe {RECIPE}: "
+            "train again"
+        )
+    detector = Detector.registry[about["method"]](config)
     if detector.pyramid.digest != about["backbone"]:
         raise ValueError(
             f"{path} was made with other weights of {detector.config.backbone} (digest {about['backbone']}, "

@@ -1,4 +1,4 @@
-"""Run records: one JSON file per run, and the tables made of them.
+"""Run records: one JSON file per run. Tables are made of them in :mod:`mssf_lite.tables`.
 
 A record says what was run, on which images, with what, and how well it went. The book prints no number of
 ours that does not stand in a record. Its entries::
@@ -25,15 +25,13 @@ import math
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .files import written_whole
@@ -116,7 +114,7 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> Path:
     folder = Path(folder)
     record = _plain(record, "record")
     _check(record, "this record")
-    words = [str(value) for name, value in _facts(record).items() if name != "seed" and value != ""]
+    words = [str(value) for name, value in facts_of(record).items() if name != "seed" and value != ""]
     slugs = [re.sub(r"[^\w.]+", "_", word) for word in [*words, f"seed{record['seed']}"]]
     path = folder / f"{'-'.join(slugs)}.json"
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -151,89 +149,13 @@ def read_records(folder: str | Path, **filters: Any) -> list[Record]:
         except ValueError as error:  # bad JSON or bad UTF-8
             raise ValueError(f"{path} is not readable JSON ({error}): delete it and run again") from error
         _check(record, str(path))
-        facts = _facts(record)
+        facts = facts_of(record)
         if all(facts[name] == value for name, value in filters.items()):
             records.append(record)
     return records
 
 
-def table(
-    records: Iterable[Record],
-    columns: Mapping[str, str],
-    by: Sequence[str] = ("dataset", "split", "method"),
-    digits: int = 3,
-) -> pd.DataFrame:
-    """Mean ± spread over the seeds, one row for each data set, split and method; yardsticks have rows too.
-
-    Args:
-        records: from :func:`read_records`.
-        columns: heading -> dotted path of a number in the record, such as
-            ``{"image AUROC": "metrics.pooled.image_auroc", "parameters": "sizes.trainable"}``.
-        by: what a row stands for: some of ``dataset``, ``split``, ``method``, ``profile``, ``variant``.
-        digits: after the decimal point.
-
-    Returns:
-        Strings: ``"0.877 ± 0.006"`` (sample standard deviation over seeds), ``"0.877"`` for a single seed,
-        empty where nothing was measured; whole numbers that agree over the seeds as they are. The last column
-        ``seeds`` counts the seeds.
-
-    Raises:
-        ValueError: if one row would mix unlike runs: two of the same seed with different numbers, or
-            methods on different file lists under one data set, split and seed.
-    """
-    digests: dict[tuple, str] = {}
-    rows: dict[tuple, dict[Any, list[float | int | None]]] = {}
-    for record in records:
-        data = record["dataset"]
-        if digests.setdefault((data["name"], data["split"], data["seed"]), data["digest"]) != data["digest"]:
-            raise ValueError(
-                f"records of {data['name']!r}, split {data['split']!r}, seed {data['seed']} were run on "
-                "different file lists (their digests differ): run them again on one"
-            )
-        # a yardstick shares the run's data and features, not its size and time
-        simple = [{"method": name, "metrics": found} for name, found in record["yardsticks"].items()]
-        stripped = {key: value for key, value in record.items() if key not in ("sizes", "times")}
-        for run in (record, *({**stripped, **yardstick} for yardstick in simple)):
-            facts = _facts(run)
-            seeds = rows.setdefault(tuple(facts[name] for name in by), {})
-            values = [_at(run, path) for path in columns.values()]
-            if seeds.setdefault(facts["seed"], values) != values:
-                raise ValueError(
-                    f"two different runs of {facts}: tell them apart with by=(..., 'profile'), read_records("
-                    "profile=...), or by emptying the yardsticks of one"
-                )
-    lines = [
-        (
-            *row,
-            *(_mean_and_spread(column, digits) for column in zip(*seeds.values(), strict=True)),
-            len(seeds),
-        )
-        for row, seeds in rows.items()
-    ]
-    return pd.DataFrame(lines, columns=[*by, *columns, "seeds"])
-
-
-def _mean_and_spread(values: Sequence[float | int | None], digits: int) -> str:
-    found = [value for value in values if value is not None]
-    if not found:
-        return ""
-    if all(isinstance(value, Integral) for value in found) and len(set(found)) == 1:
-        return f"{found[0]:,}"
-    spread = f" ± {np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else ""
-    return f"{np.mean(found):.{digits}f}{spread}"
-
-
-def _at(record: Mapping[str, Any], path: str) -> float | int | None:
-    """The number at a dotted path; None where the record has none."""
-    value: Any = record
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return None
-        value = value[key]
-    return value
-
-
-def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one record from another."""
     data = {"dataset": record["dataset"]["name"], "split": record["dataset"]["split"]}
     return {name: data[name] if name in data else record.get(name, "") for name in NAMES}

@@ -54,3 +54,10 @@ def test_config_is_frozen():
 def test_json_round_trip_gives_an_equal_config():
     config = Config.profile("fast", zooms=(1.0, 0.75), seed=4)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_dictionary_without_a_recipe_is_of_the_first_and_equals_no_config_of_today():
+    values = Config().to_dict()
+    del values["recipe"]
+    assert Config.from_dict(values).recipe == 1
+    assert Config.from_dict(values) != Config()

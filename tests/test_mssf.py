@@ -246,3 +246,10 @@ def test_training_draws_the_named_kinds_of_defect_only(monkeypatch):
     monkeypatch.setattr("mssf_lite.training.MAS", lambda **options: drawn.append(options) or MAS(**options))
     trained(replace(CHECK, kinds=("stain",)))
     assert drawn and all(options == {"kinds": ("stain",)} for options in drawn)
+
+
+def test_checkpoint_of_another_recipe_is_refused(tmp_path):
+    detector, _ = trained(replace(CHECK, recipe=1))
+    detector.save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="made by recipe 1"):
+        load(tmp_path / "model.safetensors")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mssf_lite import results
-from mssf_lite.results import describe_dataset, environment, read_records, table, write_record
+from mssf_lite.results import describe_dataset, environment, read_records, write_record
+from mssf_lite.tables import table
 
 IMAGE = {"image AUROC": "metrics.pooled.image_auroc"}
 
@@ -264,3 +265,21 @@ def test_methods_on_different_file_lists_are_not_compared():
 
 def test_a_table_of_nothing_is_empty():
     assert table([], IMAGE).shape == (0, 5)
+
+
+def test_variants_are_rows_and_files_of_their_own(tmp_path):
+    for variant in ("", "2 blocks"):
+        write_record(tmp_path, a_record(variant=variant, yardsticks={}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mt-tile-mssf-full-2_blocks-seed0.json",
+        "mt-tile-mssf-full-seed0.json",
+    ]
+    assert len(read_records(tmp_path, variant="2 blocks")) == 1
+    assert list(table(read_records(tmp_path), IMAGE, by=("variant",))["variant"]) == ["2 blocks", ""]
+
+
+def test_flat_records_have_a_row_each_and_a_column_for_every_number():
+    rows = flat([a_record(), a_record(seed=1, auroc=0.8)])
+    assert list(rows["metrics.pooled.image_auroc"]) == [0.9, 0.8]
+    assert rows["config.image_size"][0] in ("[256, 256]", (256, 256))
+    assert not [name for name in rows if name.startswith("training")]
