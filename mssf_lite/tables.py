@@ -69,6 +69,30 @@ def table(
     return pd.DataFrame(lines, columns=[*by, *columns, "seeds"])
 
 
+def differences(records: Iterable[Record], base: str, path: str) -> dict[str, dict[int, float]]:
+    """How far each variant stands from another, seed by seed: two runs of one seed share their images.
+
+    Args:
+        records: of one data set and split.
+        base: the variant to compare with.
+        path: dotted path of the number.
+
+    Returns:
+        Variant -> seed -> its number minus that of ``base``; seeds without both are left out.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for record in records:
+        facts = facts_of(record)
+        if (value := _at(record, path)) is not None:
+            values.setdefault(facts["variant"], {})[facts["seed"]] = value
+    start = values.get(base, {})
+    return {
+        variant: {seed: value - start[seed] for seed, value in found.items() if seed in start}
+        for variant, found in values.items()
+        if variant != base
+    }
+
+
 def flat(records: Iterable[Record]) -> pd.DataFrame:
     """Every record as one row, for a spreadsheet: a column for each dotted path, lists as JSON text.
 

@@ -9,7 +9,7 @@ import pytest
 
 from mssf_lite import results
 from mssf_lite.results import describe_dataset, environment, read_records, write_record
-from mssf_lite.tables import flat, table
+from mssf_lite.tables import differences, flat, table
 
 IMAGE = {"image AUROC": "metrics.pooled.image_auroc"}
 
@@ -285,3 +285,11 @@ def test_flat_records_have_a_row_each_and_a_column_for_every_number(tmp_path):
     assert list(rows["metrics.pooled.image_auroc"]) == [0.9, 0.8]
     assert rows["config.image_size"][0] == "[256, 256]"
     assert not [name for name in rows if name.startswith("training")]
+
+
+def test_differences_pair_the_runs_of_one_seed_and_leave_out_single_ones():
+    path = IMAGE["image AUROC"]
+    runs = [a_record(variant="base", seed=seed, auroc=auroc) for seed, auroc in ((0, 0.8), (1, 0.9))]
+    runs += [a_record(variant="other", seed=seed, auroc=auroc) for seed, auroc in ((1, 0.95), (2, 0.5))]
+    found = differences(runs, "base", path)
+    assert found == {"other": {1: pytest.approx(0.05)}}

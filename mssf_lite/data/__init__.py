@@ -31,6 +31,7 @@ from .folder import open_folder
 from .images import FileReader, read_image, read_mask, resize_mask
 from .join import open_joined
 from .ksdd2 import open_ksdd2
+from .light import light_scores
 from .mt import open_mt
 from .mvtec import open_mvtec
 from .samples import Dataset, Images, Sample, whole
@@ -45,6 +46,7 @@ __all__ = [
     "audit",
     "data_home",
     "leaked",
+    "light_scores",
     "open_dataset",
     "read_image",
     "read_mask",
