@@ -76,7 +76,8 @@ class Rotation(InvertibleModule):
     def forward(self, x: tuple[Tensor], c: Sequence[int] = (), rev: bool = False, jac: bool = True):
         """See the module's contract."""
         (x,) = x
-        y = F.conv2d(x, (self.matrix.T if rev else self.matrix)[:, :, None, None])
+        with torch.autocast(x.device.type, enabled=False):  # what is measured later keeps all its digits
+            y = F.conv2d(x, (self.matrix.T if rev else self.matrix)[:, :, None, None])
         return (y,), x.new_zeros(x.shape[0], *x.shape[2:])
 
     def output_dims(self, dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -48,3 +48,15 @@ def test_defects_recorded_in_another_light_are_told_by_it_alone(data):
     levels = {s.key: (0.7 if s.is_defect else 0.4) + 0.05 * rng.random() for s in data.samples}
     found = light_scores(replace(data, reader=Flat(levels)))
     assert roc_auc_score([s.is_defect for s in data.test], found) == 1
+
+
+def test_every_image_is_read_once(data):
+    read = []
+
+    class Watched(Flat):
+        def read(self, sample, size=None):
+            read.append(sample.key)
+            return super().read(sample, size)
+
+    light_scores(replace(data, reader=Watched({s.key: 0.5 for s in data.samples})))
+    assert sorted(read) == sorted(s.key for s in data.samples)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import CONFIG, fit
+from small_run import CONFIG, IMAGES, fit
 
 from mssf_lite import MSSF
+from mssf_lite.training import losses
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,3 +103,16 @@ def test_two_processes_train_as_one_does(tmp_path, whole):
         found = torch.load(f"{out}{rank}", weights_only=True)
         torch.testing.assert_close(found["numbers"], numbers(whole[0]), rtol=1e-3, atol=1e-4)
         assert found["nll"] == pytest.approx([p.nll for p in whole[1]], rel=1e-4)
+
+
+def test_half_precision_moves_the_losses_by_rounding_only(whole):
+    model = whole[0]
+    x = model.whitened(IMAGES[:4])
+    keep = [torch.ones(len(f), *f.shape[2:], dtype=torch.bool) for f in x]
+    full = losses(model, x, x, keep, keep)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = losses(model, x, x, keep, keep)
+    for a, b in zip(full, half, strict=True):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(b, a, rtol=0.02, atol=0.01)
+    assert not torch.equal(full[0], half[0])  # it was indeed half precision

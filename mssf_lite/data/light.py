@@ -28,11 +28,9 @@ def light_scores(dataset: Dataset) -> np.ndarray:
     known: dict[str, list[float]] = {}
     for sample in whole(dataset.train + dataset.held_out):
         known.setdefault(sample.texture, []).append(_grey(dataset, sample))
+    levels = [(sample.texture, _grey(dataset, sample)) for sample in dataset.test]
     return np.array(
-        [
-            min((abs(_grey(dataset, sample) - level) for level in known.get(sample.texture, ())), default=1.0)
-            for sample in dataset.test
-        ]
+        [min((abs(level - own) for own in known.get(texture, ())), default=1.0) for texture, level in levels]
     )
 
 
