@@ -20,6 +20,7 @@ import yaml
 
 from book._ext.executed_notebooks import INJECTED
 from book.build import ROOT, run_notebook
+from book.tidy import strip_run
 
 CHAPTER = ROOT / "notebooks" / "30_train.ipynb"
 WORK = ROOT / "_build" / "runs"  # checkpoints, states and executed chapters of unfinished runs
@@ -109,13 +110,14 @@ def execute(run: Run, root: str, book: Path) -> Path:
 
 
 def as_page(chapter, run: Run, root: str):
-    """An executed chapter as a page of the book: with a heading of its own and without anybody's folders."""
+    """An executed chapter as a page of the book: with a heading of its own, without folders and dates."""
     what = run.dataset + (f", split {run.split!r}" if run.split else "")
     first = chapter.cells[0]
     first.source = re.sub(r"\A# .*", f"# Printed run: {what}, seed {run.seed}", first.source)
     for cell in chapter.cells:
         if root and INJECTED in cell.metadata.get("tags", []):
             cell.source = cell.source.replace(root, PLACE)
+    strip_run(chapter)
     return chapter
 
 

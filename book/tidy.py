@@ -81,6 +81,16 @@ def strip(chapter, executed=None) -> None:
     chapter.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
+def strip_run(run) -> None:
+    """Strip a printed run in place of what tells of the machine, and of bars; its outputs stay."""
+    for part in (run, *run.cells):
+        for noise in RUN_NOISE:
+            part.metadata.pop(noise, None)
+    drop_bars(run)
+    if not any(WIDGET in out.get("data", {}) for cell in run.cells for out in cell.get("outputs", [])):
+        run.metadata.pop("widgets", None)  # the bars' state, large and of no use
+
+
 def stamp(chapter, root: Path, name: str) -> None:
     """Write a chapter's install cell and Colab link anew, in place."""
     slug, _ = repository(root)
@@ -112,12 +122,7 @@ def tidy(root: Path, executed_folder: Path = EXECUTED) -> list[str]:
         write(path, nbformat.writes(chapter) + "\n")
     for path in sorted((root / "book" / "runs").glob("*.ipynb")):
         run = nbformat.read(path, as_version=4)
-        for part in (run, *run.cells):
-            for noise in RUN_NOISE:
-                part.metadata.pop(noise, None)
-        drop_bars(run)
-        if not any(WIDGET in out.get("data", {}) for cell in run.cells for out in cell.get("outputs", [])):
-            run.metadata.pop("widgets", None)  # the bars' state, large and of no use
+        strip_run(run)
         write(path, nbformat.writes(run) + "\n")
     texts = [*root.glob("*.md"), *root.glob("book/*.md"), *root.glob("book/runs/*.ipynb")]
     for path in [*texts, root / "CITATION.cff", root / "pyproject.toml"]:

@@ -62,6 +62,13 @@ def test_a_page_has_a_heading_of_its_own_and_nobody_s_folder():
     assert injected.source == '# Parameters\ndata_root = "path/to/data"'
 
 
+def test_a_page_tells_no_dates():
+    ran = chapter()
+    ran.cells[3].metadata |= {"papermill": {"start_time": "now"}, "execution": {"shell.execute_reply": "now"}}
+    page = runs.as_page(ran, RUN, "")
+    assert "now" not in nbformat.writes(page)
+
+
 def test_a_page_of_a_run_without_split_and_folder_changes_in_its_heading_only():
     page, source = runs.as_page(chapter(), runs.Run("textures", "full", 2), ""), chapter()
     assert page.cells[0].source.startswith("# Printed run: textures, seed 2\n")
