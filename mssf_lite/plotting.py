@@ -100,7 +100,7 @@ def show_maps(
         maps: (N, H, W).
         masks: (N, H, W) bool; None leaves them out.
         norm: the colour scale of every map, from :func:`colour_scale`.
-        titles: (N,), one for each image; up to about 22 letters stay clear of the next column.
+        titles: (N,), one for each image; up to about 32 letters stay clear of the next heading.
         label: what the maps measure, with its unit, as in "standard deviations" or "nats per dimension".
 
     Returns:
@@ -133,7 +133,7 @@ def show_maps(
             if ax is row[0] and titles is not None:
                 ax.set_title(titles[i], loc="left")
             elif i == 0 or stacked:
-                ax.set_title(head, loc="left" if stacked else "center")
+                ax.set_title(head, loc="left" if stacked else "center" if titles is None else "right")
     across = {"orientation": "horizontal", "extend": "both", "aspect": 30, "extendfrac": 0.03}
     across["ticks"] = [float(f"{value:.2g}") for value in norm.inverse(np.linspace(0, 1, 4))]
     fig.colorbar(drawn, ax=axes, fraction=0.2 / inches, pad=0.1 / inches, label=label, **across)
