@@ -128,7 +128,7 @@ def test_images_and_masks_stand_beside_their_maps():
         np.testing.assert_array_equal(row[1].get_images()[0].get_array(), masks[i])
         assert row[1].get_images()[0].get_clim() == (0, 1)  # an empty mask is black, a full one white
     assert [ax.get_title(loc="left") for ax in axes[:, 0]] == ["wood", "tile", "weave"]
-    assert [ax.get_title() for ax in axes[0, 1:]] == ["mask", "map"]
+    assert [ax.get_title(loc="right") for ax in axes[0, 1:]] == ["mask", "map"]
     assert axes[0, 0].figure.get_figwidth() <= 7
 
 
