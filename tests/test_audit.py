@@ -11,6 +11,7 @@ from scipy import fft, ndimage
 
 from mssf_lite.data import Dataset, Sample, open_dataset, whole
 from mssf_lite.data.audit import Audit, Match, _correlate, _spectrum, audit
+from mssf_lite.data.mt import SAME, recordings
 from mssf_lite.data.textures import Counts
 
 
@@ -397,11 +398,14 @@ def test_planted_photographs_of_drawn_textures_are_found_and_no_others():
 
 
 def of_recordings(dataset, training, test):
-    """The normal images of some recordings as a data set."""
+    """The normal images of some recordings as a data set, whose groups they are, without joining any."""
+    recording = recordings(s.key.split("/")[-1] for s in dataset.samples)
 
     def those(names, split):
-        chosen = (s for s in dataset.samples if s.group in names and not s.is_defect)
-        return tuple(replace(s, split=split) for s in chosen)
+        normals = (
+            replace(s, group=recording[s.key.split("/")[-1]]) for s in dataset.samples if not s.is_defect
+        )
+        return tuple(replace(s, split=split) for s in normals if s.group in names)
 
     return replace(dataset, train=those(training, "train"), held_out=(), test=those(test, "test"))
 
@@ -417,9 +421,10 @@ def test_real_recordings_that_show_one_tile_are_found_among_others():
         "mt-009196": "mt-010181",  # one of its seven images; the others show another tile
         "mt-008676": "mt-010181",
     }
-    normal = sorted({s.group for s in dataset.samples if not s.is_defect} - {*pairs, *pairs.values()})
+    assert all(SAME.get(one, one) == SAME.get(other, other) for one, other in pairs.items())
+    normal = sorted({s.group for s in dataset.samples if not s.is_defect} - {*SAME, *SAME.values()})
     some = of_recordings(dataset, {*pairs.values(), *normal[10:22]}, {*pairs, *normal[:10]})
-    group = {s.key: s.group for s in dataset.samples}
+    group = {s.key: s.group for s in some.samples}
     twins = audit(some, size=(64, 64)).twins
     assert {(group[m.test], group[m.training]) for m in twins} == set(pairs.items())
     assert sum(group[m.test] == "mt-009196" for m in twins) == 1
