@@ -12,7 +12,7 @@ A defect is a *shape* (where, see :mod:`mssf_lite.synthesis_masks`) and a *kind*
 :mod:`mssf_lite.synthesis_kinds`). That anomalies are
 mixed and that training is self-supervised is the paper's promise [paper]; which shapes and kinds are mixed,
 and how, is our choice [ours], after ideas of DRAEM (noise masks, foreign texture), CutPaste (the image
-itself), MemSeg (shuffled patches) and NSA (soft blending). Taught in chapter 7.
+itself), MemSeg (shuffled patches) and NSA (soft blending). Taught in the chapter on synthesis.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ A kind gives the colours of defects at their own pixels only, which is what make
 
 Every kind starts from the clean images, works at any H, W and on any device, and keeps grey images grey.
 Colours may leave [0, 1]; the caller clamps them. All kinds are ours; the paper promises only "mixed
-synthesis". They are taught in chapter 7.
+synthesis". Taught in the chapter on synthesis.
 """
 
 import math

@@ -7,7 +7,7 @@ shape can have any size, is never empty, and needs no rendering library::
     field = SHAPES["scratch"](share, (h, w), dice)        # share: (n,) part of the area; field: (n, H, W)
     alpha = opaque_share(field, share, edge)              # (n, H, W) in [0, 1], soft towards the border
 
-All shapes are ours; the paper promises only "mixed synthesis". They are taught in chapter 7.
+All shapes are ours; the paper promises only "mixed synthesis". Taught in the chapter on synthesis.
 """
 
 import math
