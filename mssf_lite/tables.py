@@ -22,7 +22,7 @@ def table(
     """Mean ± spread over the seeds, one row for each data set, split and method; yardsticks have rows too.
 
     Args:
-        records: from :func:`read_records`.
+        records: from :func:`mssf_lite.results.read_records`.
         columns: heading -> dotted path of a number in the record, such as
             ``{"image AUROC": "metrics.pooled.image_auroc", "parameters": "sizes.trainable"}``.
         by: what a row stands for: some of ``dataset``, ``split``, ``method``, ``profile``, ``variant``.
