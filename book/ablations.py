@@ -19,7 +19,6 @@ import yaml
 from torch import Tensor, nn
 
 from mssf_lite import MSSF, Config
-from mssf_lite.config import RECIPE
 from mssf_lite.data import Dataset, open_dataset
 from mssf_lite.experiment import fit, make_record, test
 from mssf_lite.features import Pyramid
@@ -74,7 +73,9 @@ def declared(path: Path = HERE / "ablations.yml", weights: dict[str, Path] | Non
                 if values.get("backbone") in (weights or {})
                 else {}
             )
-            config = Config.from_dict({"recipe": RECIPE, "profile_name": values.pop("profile")} | values)
+            config = Config.from_dict(
+                {"recipe": Config.recipe, "profile_name": values.pop("profile")} | values
+            )
             for part in plan["splits"]:
                 for seed in part["seeds"]:
                     found.append(

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from .config import Config
-from .detector import Detector, Images, Progress, batches
+from .detector import FusedDetector, Images, Progress, batches
+from .loop import seeded
 from .mssf import MSSF
-from .training import seeded
 
 
 def gaussian(config: Config) -> MSSF:
@@ -41,7 +41,7 @@ def gaussian_of(model: MSSF, held_out: Images) -> MSSF:
     return start
 
 
-class NearestNeighbour(Detector):
+class NearestNeighbour(FusedDetector):
     """Distance of each location to the nearest of 10 000 stored normal ones (PatchCore's idea).
 
     Features are standardised, not whitened; what is stored is drawn at random, not greedily [ours].
@@ -64,12 +64,12 @@ class NearestNeighbour(Detector):
     def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
         """Store features; yields nothing and leaves ``resume`` alone, for there are no epochs.
 
-        See :meth:`Detector.fit`.
+        See :meth:`mssf_lite.detector.Detector.fit`.
         """
         chosen = torch.randperm(len(train), generator=seeded(self.config.seed, 4))[: self.read]
         some = Subset(train, chosen.tolist())
         parts = [
-            [x.half().cpu() for x in self.fused(batch)] for batch in batches(some, self.config, "storing")
+            [x.half().cpu() for x in self.features(batch)] for batch in batches(some, self.config, "storing")
         ]
         for s, scale in enumerate(zip(*parts, strict=True)):
             rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in scale])
@@ -81,10 +81,10 @@ class NearestNeighbour(Detector):
         yield from ()
 
     @torch.no_grad()
-    def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
+    def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """Distance to the nearest stored vector, per square root of a dimension, of every scale."""
         maps = []
-        for s, x in enumerate(fused):
+        for s, x in enumerate(features):
             rows = (x.permute(0, 2, 3, 1) - self.mean[s]) / self.std[s]
             flat, stored = rows.flatten(0, 2), self.memory[s]
             # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, with the root only after the minimum

@@ -1,8 +1,9 @@
 """The contract that MSSF, its peers and the yardsticks keep: chapters and benchmarks treat them alike.
 
 ``fit(train, held_out, resume)`` is a generator that yields :class:`Progress` and never sees test data;
-``predict(images)`` gives a :class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep
-scores equal and unpickle nothing.
+``predict(images)`` is ``judge(features(images))``, batch by batch, and gives a
+:class:`~mssf_lite.scoring.Prediction`; ``save(path)`` and ``load(path)`` keep scores equal and unpickle
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .config import RECIPE, Config
+from .config import Config, Settings
 from .features import Pyramid
 from .files import written_whole
 from .fusion import fuse
@@ -30,38 +31,39 @@ Images = Sequence[Tensor] | Tensor  # (N, 3, H, W), or anything with len() whose
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished epoch. Likelihoods are in nats per dimension, without the constant."""
+    """One finished epoch of any detector; what a method watches beside this it adds in a subclass."""
 
     epoch: int  # 1 is the first
     epochs: int
     seconds: float  # since training began
     loss: float
-    nll: float  # of normal training locations
-    hindering: float  # mean excess of synthetic locations over the boundary, before its weight
-    weight: float  # lambda(t)
-    held_out_nll: float  # of normal images the flow was not trained on
-    held_out_auroc: float  # held-out normals against synthetic twins of them, by image score
+
+    def __str__(self) -> str:
+        """A line for the reader who waits."""
+        others = {k: v for k, v in vars(self).items() if k not in ("epoch", "epochs", "seconds")}
+        words = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in others.items())
+        return f"epoch {self.epoch:2}/{self.epochs}  {words}  {self.seconds:4.0f} s"
 
 
 class Detector(nn.Module):
-    """Base of all detectors on fused features: raw maps of every scale in, one map and one score out.
+    """Base of all detectors: images in, one map and one score each out.
 
-    A subclass gives ``fit`` and ``scale_maps``. Its state (without the frozen network) is what a checkpoint
-    holds.
+    A subclass gives ``fit``, ``features`` and ``judge``, and names its kind of settings. Its state (without
+    the frozen network) is what a checkpoint holds.
 
     Args:
-        config: see :class:`Config`.
+        config: of the subclass's kind.
     """
 
     registry: ClassVar[dict[str, type[Detector]]] = {}
 
-    def __init__(self, config: Config):
+    settings: ClassVar[type[Settings]] = Config
+    least: int = 32  # pixels that each side of an image must have
+
+    def __init__(self, config: Settings):
         super().__init__()
         self.config = config
         self.pyramid = Pyramid(config.backbone, config.stages, config.weights)
-        scales = len(config.zooms)
-        self.register_buffer("map_mean", torch.zeros(scales))  # of each raw map over held-out normals
-        self.register_buffer("map_std", torch.ones(scales))
         self.register_buffer("fitted", torch.tensor(False))
 
     def __init_subclass__(cls) -> None:
@@ -71,7 +73,7 @@ class Detector(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model lives; images are moved there."""
-        return self.map_mean.device
+        return self.fitted.device
 
     def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
         """Learn what is normal.
@@ -84,39 +86,23 @@ class Detector(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not say how it learns: give it a fit()")
 
-    def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
-        """The raw maps: one (B, h_s, w_s) a scale, higher is more anomalous.
-
-        Args:
-            fused: from :meth:`fused`, one (B, C, h_s, w_s) a scale.
-        """
-        raise TypeError(f"{type(self).__name__} does not say how it scores: give it scale_maps()")
-
-    def fused(self, images: Tensor) -> list[Tensor]:
-        """Fused features of every scale.
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the detector takes from the frozen network.
 
         Args:
             images: (B, 3, H, W) in [0, 1], on any device.
 
         Returns:
-            One (B, C, h_s, w_s) float32 a zoom, on the detector's device.
+            (B, C, h, w) tensors on the detector's device, as many as :meth:`judge` wants.
 
         Raises:
             ValueError: images of the wrong shape, type or range.
         """
-        check_images(images, self.config)
-        images = images.to(self.device)
-        result = []
-        with torch.no_grad(), autocast(self.device):
-            for zoom in self.config.zooms:
-                x = images
-                if zoom != 1:
-                    x = nn.functional.interpolate(
-                        x, scale_factor=zoom, mode="bilinear", antialias=True, align_corners=False
-                    )
-                grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
-                result.append(fuse([f.float() for f in self.pyramid(x)], grid, self.config.neighbourhood))
-        return result
+        raise TypeError(f"{type(self).__name__} does not say what it looks at: give it features()")
+
+    def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
+        """Features of images of this size (H, W) -> their maps and scores."""
+        raise TypeError(f"{type(self).__name__} does not say how it scores: give it judge()")
 
     @torch.no_grad()
     def predict(self, images: Images) -> Prediction:
@@ -139,28 +125,10 @@ class Detector(nn.Module):
         self.eval()
         found = []
         for batch in batches(images, self.config, "scoring"):
-            maps, scores = self.judge(self.fused(batch), tuple(batch.shape[-2:]))
+            maps, scores = self.judge(self.features(batch), tuple(batch.shape[-2:]))
             found.append((maps.cpu(), scores.cpu()))
         maps, scores = zip(*found, strict=True)
         return Prediction(together(maps), torch.cat(scores))
-
-    def judge(self, fused: list[Tensor], size: tuple[int, int]) -> Prediction:
-        """Fused features of images of this size (H, W) -> their maps and scores."""
-        raw = zip(self.scale_maps(fused), self.map_mean, self.map_std, strict=True)
-        scales = [(m - mean) / std for m, mean, std in raw]
-        c = self.config
-        maps = add_scales(scales, c.zooms, size, c.combine)
-        return Prediction(maps, image_score(scales, c.top_share, c.combine))
-
-    @torch.no_grad()
-    def standardise(self, held_out: Images) -> None:
-        """Set the unit of each raw map from held-out normals; the last step of every fit."""
-        self.eval()
-        title = "unit of the maps"
-        maps = [self.scale_maps(self.fused(batch)) for batch in batches(held_out, self.config, title)]
-        for s, scale in enumerate(zip(*maps, strict=True)):
-            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale))
-        self.fitted.fill_(True)
 
     def save(self, path: str | Path) -> None:
         """Write config and learned state to one ``.safetensors`` file, atomically."""
@@ -172,6 +140,68 @@ class Detector(nn.Module):
         }
         with written_whole(path) as aside:
             safetensors.torch.save_file(state, aside, metadata={"mssf_lite": json.dumps(about)})
+
+
+class FusedDetector(Detector):
+    """A detector on fused features of every scale: a raw map a scale, standardised by held-out normals.
+
+    A subclass gives ``fit``, which ends with :meth:`standardise`, and ``scale_maps``.
+
+    Args:
+        config: see :class:`mssf_lite.config.Config`.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        scales = len(config.zooms)
+        self.least = round(2 * config.stride / min(config.zooms))
+        self.register_buffer("map_mean", torch.zeros(scales))  # of each raw map over held-out normals
+        self.register_buffer("map_std", torch.ones(scales))
+
+    def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
+        """The raw maps: one (B, h_s, w_s) a scale, higher is more anomalous.
+
+        Args:
+            features: one (B, C, h_s, w_s) a scale.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it scores: give it scale_maps()")
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Fused features: one (B, C, h_s, w_s) float32 a zoom; see :meth:`Detector.features`."""
+        check_images(images, self.least)
+        images = images.to(self.device)
+        result = []
+        with autocast(self.device):
+            for zoom in self.config.zooms:
+                x = images
+                if zoom != 1:
+                    x = nn.functional.interpolate(
+                        x, scale_factor=zoom, mode="bilinear", antialias=True, align_corners=False
+                    )
+                grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
+                result.append(fuse([f.float() for f in self.pyramid(x)], grid, self.config.neighbourhood))
+        return result
+
+    def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
+        """Features of images of this size (H, W) -> their maps and scores."""
+        raw = zip(self.scale_maps(features), self.map_mean, self.map_std, strict=True)
+        scales = [(m - mean) / std for m, mean, std in raw]
+        c = self.config
+        maps = add_scales(scales, c.zooms, size, c.combine)
+        return Prediction(maps, image_score(scales, c.top_share, c.combine))
+
+    @torch.no_grad()
+    def standardise(self, held_out: Images) -> None:
+        """Set the unit of each raw map from held-out normals; the last step of every fit."""
+        self.eval()
+        title = "unit of the maps"
+        maps = [self.scale_maps(self.features(batch)) for batch in batches(held_out, self.config, title)]
+        for s, scale in enumerate(zip(*maps, strict=True)):
+            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale))
+        self.fitted.fill_(True)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
@@ -195,13 +225,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
         ) from None
     if about["method"] not in Detector.registry:
         raise ValueError(f"{path} holds a {about['method']!r}: import the module that defines it first")
-    config = Config.from_dict(about["config"])
-    if config.recipe != RECIPE:
+    method = Detector.registry[about["method"]]
+    config, today = method.settings.from_dict(about["config"]), method.settings.recipe
+    if config.recipe != today:
         raise ValueError(
-            f"{path} was made by recipe {config.recipe} of this package, which now follows recipe {RECIPE}: "
-            "train again"
+            f"{path} was made by recipe {config.recipe} of {about['method']}, which now follows recipe "
+            f"{today}: train again"
         )
-    detector = Detector.registry[about["method"]](config)
+    detector = method(config)
     if detector.pyramid.digest != about["backbone"]:
         raise ValueError(
             f"{path} was made with other weights of {detector.config.backbone} (digest {about['backbone']}, "
@@ -227,7 +258,7 @@ def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
     return raw.mean(), raw.std().clamp_min(1e-6)
 
 
-def batches(images: Images, config: Config, title: str | None = None) -> Iterator[Tensor]:
+def batches(images: Images, config: Settings, title: str | None = None) -> Iterator[Tensor]:
     """The images in their order as (b, 3, H, W) float32; with a bar if there is a title and much to wait for.
 
     A batch holds images of one size: ``config.batch`` of ``config.image_size``, and of larger ones fewer, so
@@ -247,7 +278,7 @@ def batches(images: Images, config: Config, title: str | None = None) -> Iterato
         yield torch.stack(batch)
 
 
-def room(image: Tensor, config: Config) -> int:
+def room(image: Tensor, config: Settings) -> int:
     """How many images of this size (3, H, W) make a batch."""
     share = config.image_size[0] * config.image_size[1] / (image.shape[-2] * image.shape[-1])
     return max(1, int(config.batch * min(1.0, share)))
@@ -260,8 +291,8 @@ def together(parts: Sequence[Tensor]) -> Tensor | list[Tensor]:
     return [one for part in parts for one in part]
 
 
-def check_images(images: Tensor, config: Config) -> None:
-    """Refuse what would give silent nonsense.
+def check_images(images: Tensor, least: int) -> None:
+    """Refuse what would give silent nonsense; ``least`` is the smallest side in pixels.
 
     Raises:
         ValueError: names what is wrong with the batch and what to do.
@@ -270,7 +301,6 @@ def check_images(images: Tensor, config: Config) -> None:
         raise ValueError(
             f"images must be (B, 3, H, W), got {tuple(images.shape)}: repeat a grey channel three times"
         )
-    least = round(2 * config.stride / min(config.zooms))
     if min(images.shape[-2:]) < least:
         raise ValueError(
             f"images of {tuple(images.shape[-2:])} are too small: at least {least} pixels a side"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .config import Config
+from .config import Settings
 from .data import Dataset
 from .detector import Detector, Progress, batches, together
 from .metrics import evaluate
@@ -36,10 +36,7 @@ def fit(detector: Detector, dataset: Dataset, resume: Path | None = None) -> tup
     images = dataset.images(dataset.train, size), dataset.images(dataset.held_out, size)
     for p in detector.fit(*images, resume=resume):
         history.append(p)
-        print(
-            f"epoch {p.epoch:2}/{p.epochs}  nll {p.nll:.3f}  held out {p.held_out_nll:.3f}  "
-            f"hindering {p.hindering:.3f}  {p.seconds:4.0f} s"
-        )
+        print(p)
     return history, time.perf_counter() - started
 
 
@@ -52,10 +49,10 @@ class Result(NamedTuple):
 
 
 def test(detectors: Mapping[str, Detector], dataset: Dataset) -> dict[str, Result]:
-    """Look at the test images once, with all detectors on the same fused features.
+    """Look at the test images once, with all detectors on the same features.
 
     Args:
-        detectors: name -> fitted detector; all of one backbone, stages, zooms and image size.
+        detectors: name -> fitted detector; several must look at the same (:meth:`Detector.features`).
         dataset: only its ``test`` is read.
 
     Returns:
@@ -67,12 +64,12 @@ def test(detectors: Mapping[str, Detector], dataset: Dataset) -> dict[str, Resul
     seconds = dict.fromkeys(detectors, 0.0)
     for batch in batches(dataset.images(dataset.test, size), first.config, "test images"):
         started = time.perf_counter()
-        fused = first.fused(batch)
+        features = first.features(batch)
         shared = time.perf_counter() - started
         for name, detector in detectors.items():
             started = time.perf_counter()
             with torch.no_grad():
-                maps, scores = detector.eval().judge(fused, tuple(batch.shape[-2:]))
+                maps, scores = detector.eval().judge(features, tuple(batch.shape[-2:]))
                 found[name].append(Prediction(maps.cpu(), scores.cpu()))
             seconds[name] += shared + time.perf_counter() - started
     masks = dataset.masks([sample for sample in dataset.test if sample.has_mask], size)
@@ -101,7 +98,7 @@ def make_record(
         result: of the detector, from :func:`test`.
         yardsticks: name of a simpler method -> its metrics on the same split.
     """
-    config: Config = detector.config
+    config: Settings = detector.config
     learned = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     everything = sum(v.numel() for v in [*detector.parameters(), *detector.buffers()])
     return {

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import Detector, Images, Progress, batches
+from .detector import FusedDetector, Images, Progress, batches
 from .flows import SeparateFlows, siamese_flow
 from .fusion import Whitening
 from .losses import log_likelihood
 from .training import fit_whitening, train_flow
 
 
-class MSSF(Detector):
+class MSSF(FusedDetector):
     """The detector of this project; see :class:`mssf_lite.detector.Detector` for its contract.
 
     Args:
@@ -84,7 +84,7 @@ class MSSF(Detector):
 
     def whitened(self, images: Tensor) -> list[Tensor]:
         """What the flow sees, (B, C, h_s, w_s) a scale: zero mean, unit covariance over normal images."""
-        return [whitening(x) for whitening, x in zip(self.whitening, self.fused(images), strict=True)]
+        return [whitening(x) for whitening, x in zip(self.whitening, self.features(images), strict=True)]
 
     def latent(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """The flow on one scale: (B, K, h, w) -> z (B, K, h, w) and log_det (B, h, w)."""
@@ -126,7 +126,7 @@ class MSSF(Detector):
         return of_flow if self.config.score == "nll" else 0.5 * (of_flow + 0.5 * x.square().mean(1))
 
     @torch.no_grad()
-    def scale_maps(self, fused: list[Tensor]) -> list[Tensor]:
+    def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """The raw maps of every scale, see :meth:`raw_map`."""
-        pairs = zip(self.whitening, fused, strict=True)
+        pairs = zip(self.whitening, features, strict=True)
         return [self.raw_map(whitening(x), s) for s, (whitening, x) in enumerate(pairs)]

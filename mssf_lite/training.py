@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import parallel
 from .detector import Images, Progress, autocast, batches, moments
-from .files import written_whole
+from .loop import State, fingerprint, seeded
 from .losses import boundary, hindering_loss, hindering_weight, log_likelihood
 from .scoring import image_score
 from .synthesis import MAS
@@ -35,9 +35,15 @@ SAMPLED = (
 )
 
 
-def seeded(*seed: int) -> torch.Generator:
-    """A generator of its own for each tuple of integers."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+@dataclass(frozen=True)
+class FlowProgress(Progress):
+    """One finished epoch of the flow. Likelihoods are in nats per dimension, without the constant."""
+
+    nll: float  # of normal training locations
+    hindering: float  # mean excess of synthetic locations over the boundary, before its weight
+    weight: float  # lambda(t)
+    held_out_nll: float  # of normal images the flow was not trained on
+    held_out_auroc: float  # held-out normals against synthetic twins of them, by image score
 
 
 def synthetic_locations(masks: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -54,7 +60,7 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
     """
     parts = []
     for batch in batches(train, model.config, "features of normal images"):
-        fused = model.fused(batch)
+        fused = model.features(batch)
         for whitening, x in zip(model.whitening, fused, strict=True):
             whitening.update(x)
         parts.append([x.half().cpu() for x in fused])
@@ -67,7 +73,7 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
 
 def train_flow(
     model: MSSF, normal: list[Tensor], train: Tensor, held_out: Images, resume: Path | None = None
-) -> Iterator[Progress]:
+) -> Iterator[FlowProgress]:
     """Train ``model.flow`` with AdamW on likelihood and hindering; yields after every epoch.
 
     In a group of processes each takes its share of every batch, see :mod:`mssf_lite.parallel`.
@@ -98,9 +104,8 @@ def train_flow(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=c.learning_rate, total_steps=c.epochs * steps, pct_start=0.2, cycle_momentum=False
     )
-    state = State(
-        resume, model, optimizer, schedule, f"{len(train)} images, {train.float().mean():.4f} bright"
-    )
+    parts = {"flow": model.flow, "optimizer": optimizer, "schedule": schedule}
+    state = State(resume, c, parts, fingerprint(train), FlowProgress)
     yield from state.history
     started -= state.history[-1].seconds if state.history else 0
     for epoch in range(len(state.history) + 1, c.epochs + 1):
@@ -134,7 +139,7 @@ def train_flow(
             sums += terms * len(chosen)
         means = (sums / len(train)).tolist()
         judged = judge_held_out(model, watched, watched_twins)
-        done = Progress(epoch, c.epochs, time.perf_counter() - started, *means, weight, *judged)
+        done = FlowProgress(epoch, c.epochs, time.perf_counter() - started, *means, weight, *judged)
         state.keep(done)
         yield done
 
@@ -144,54 +149,6 @@ def sampled(images: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
     keep = torch.rand(images, *grid, generator=rng) < SAMPLED
     keep[0, 0, 0] = True  # on the smallest of grids too
     return keep
-
-
-class State:
-    """The state of a training run between epochs, kept in a file so that a killed run can go on.
-
-    Args:
-        path: the file; None keeps nothing.
-        model, optimizer, schedule: what is kept; set to what the file holds, if it is there.
-        data: words that tell the training images from others.
-
-    Raises:
-        ValueError: the file is not the state of this run.
-    """
-
-    def __init__(
-        self,
-        path: Path | None,
-        model: MSSF,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        data: str,
-    ):
-        self.path = path
-        self.parts = {"flow": model.flow, "optimizer": optimizer, "schedule": schedule}
-        self.run = f"{model.config.to_dict()}, {data}"
-        self.history: list[Progress] = []
-        if path is None or not path.exists():
-            return
-        try:
-            kept = torch.load(path, map_location=model.device, weights_only=True)
-            same = kept["run"] == self.run
-        except Exception as error:  # whatever a damaged file makes of itself
-            raise ValueError(f"{path} is no state of a training run ({error}): delete it") from None
-        if not same:
-            raise ValueError(f"{path} is of another run: delete it to begin afresh, or name another")
-        for name, part in self.parts.items():
-            part.load_state_dict(kept[name])
-        self.history = [Progress(**epoch) for epoch in kept["history"]]
-
-    def keep(self, done: Progress) -> None:
-        """Write the state after an epoch; of a group only the first process writes."""
-        self.history.append(done)
-        if self.path is None or parallel.place()[0]:
-            return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        history = [asdict(epoch) for epoch in self.history]
-        with written_whole(self.path) as aside:
-            torch.save(state | {"run": self.run, "history": history}, aside)
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def test_detector_on_some_remembered_stages_is_that_on_its_own_network(data, net
     assert own.state_dict().keys() - shared.state_dict().keys() == {
         key for key in own.state_dict() if key.startswith("pyramid.")
     }
-    for a, b in zip(own.fused(images), shared.fused(images), strict=True):
+    for a, b in zip(own.features(images), shared.features(images), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 

@@ -15,7 +15,7 @@ NORMALS = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 def test_nearest_neighbour_distances_are_those_of_scikit_learn():
     detector = NearestNeighbour(CONFIG)
     list(detector.fit(NORMALS, NORMALS[:4]))
-    fused = detector.fused(NORMALS[:2] * 0.5)
+    fused = detector.features(NORMALS[:2] * 0.5)
     for s, found in enumerate(detector.scale_maps(fused)):
         rows = (fused[s].permute(0, 2, 3, 1).flatten(0, 2) - detector.mean[s]) / detector.std[s]
         reference = NearestNeighbors(n_neighbors=1).fit(detector.memory[s].numpy())
@@ -26,9 +26,9 @@ def test_nearest_neighbour_distances_are_those_of_scikit_learn():
 def test_a_stored_location_is_its_own_nearest_neighbour():
     detector = NearestNeighbour(CONFIG)
     list(detector.fit(NORMALS, NORMALS[:4]))  # 16 images have 256 and 64 locations: nearly all are stored
-    maps = detector.scale_maps(detector.fused(NORMALS))
+    maps = detector.scale_maps(detector.features(NORMALS))
     assert maps[1].max() < 0.05  # features are stored in half precision
-    assert detector.scale_maps(detector.fused(1 - NORMALS * 0.2))[1].min() > 0.05
+    assert detector.scale_maps(detector.features(1 - NORMALS * 0.2))[1].min() > 0.05
 
 
 def test_gaussian_of_a_model_is_where_that_model_started():

@@ -7,8 +7,9 @@ import torch
 
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
 from mssf_lite.detector import batches
+from mssf_lite.loop import seeded
 from mssf_lite.synthesis import MAS
-from mssf_lite.training import seeded, synthetic_locations
+from mssf_lite.training import synthetic_locations
 
 CHECK = Config.profile(
     "check", stages=("blocks.2", "blocks.3"), image_size=(64, 64), batch=8, zooms=(1.0, 0.5)
@@ -88,7 +89,7 @@ def test_untrained_flow_is_the_gaussian():
 def test_gaussian_map_is_half_the_squared_norm_of_whitened_features():
     detector, _ = trained(method=gaussian)
     x = detector.whitened(TEST)[0]
-    torch.testing.assert_close(detector.scale_maps(detector.fused(TEST))[0], x.square().mean(1) / 2)
+    torch.testing.assert_close(detector.scale_maps(detector.features(TEST))[0], x.square().mean(1) / 2)
 
 
 @pytest.mark.parametrize("score", ["both", "nll", "z2"])
@@ -103,7 +104,7 @@ def test_score_is_what_its_name_says(model, score):
     wanted = {"both": (nll + x2) / 2, "nll": nll, "z2": z2}
     try:
         detector.config = replace(detector.config, score=score)
-        torch.testing.assert_close(detector.scale_maps(detector.fused(TEST))[0], wanted[score])
+        torch.testing.assert_close(detector.scale_maps(detector.features(TEST))[0], wanted[score])
     finally:
         detector.config = replace(detector.config, score="both")
 
@@ -129,7 +130,7 @@ def test_other_heights_and_widths_go_through_the_same_model(model):
 
 
 def test_unit_of_each_raw_map_is_taken_from_held_out_normals(model):
-    for s, raw in enumerate(model[0].scale_maps(model[0].fused(HELD_OUT))):
+    for s, raw in enumerate(model[0].scale_maps(model[0].features(HELD_OUT))):
         assert model[0].map_mean[s].item() == pytest.approx(raw.mean().item(), abs=1e-4)
         assert model[0].map_std[s].item() == pytest.approx(raw.std().item(), rel=1e-3)
 
