@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from .config import Config
-from .detector import FusedDetector, Images, Progress, batches
-from .loop import seeded
+from .detector import FusedDetector, Images, Progress
+from .loop import remember, seeded
 from .mssf import MSSF
 
 
@@ -68,11 +68,8 @@ class NearestNeighbour(FusedDetector):
         """
         chosen = torch.randperm(len(train), generator=seeded(self.config.seed, 4))[: self.read]
         some = Subset(train, chosen.tolist())
-        parts = [
-            [x.half().cpu() for x in self.features(batch)] for batch in batches(some, self.config, "storing")
-        ]
-        for s, scale in enumerate(zip(*parts, strict=True)):
-            rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in scale])
+        for s, scale in enumerate(remember(self.features, some, self.config, "storing")):
+            rows = scale.permute(0, 2, 3, 1).flatten(0, 2)
             chosen = torch.randint(len(rows), (self.stored,), generator=seeded(self.config.seed, 3, s))
             kept = rows[chosen].float()
             self.mean[s], self.std[s] = kept.mean(0), kept.std(0).clamp_min(1e-6)

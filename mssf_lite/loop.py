@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from . import parallel
 from .config import Settings
-from .detector import Progress
+from .detector import Images, Progress, batches
 from .files import written_whole
 
 P = TypeVar("P", bound=Progress)
@@ -24,6 +24,25 @@ P = TypeVar("P", bound=Progress)
 def seeded(*seed: int) -> torch.Generator:
     """A generator of its own for each tuple of integers."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+
+@torch.no_grad()
+def remember(
+    see: Callable[[Tensor], list[Tensor]], images: Images, config: Settings, title: str
+) -> list[Tensor]:
+    """What ``see`` makes of all images: the network is frozen, so one look at each is enough.
+
+    Args:
+        see: a batch of images (b, 3, H, W) -> (b, C, h, w) tensors.
+        images: all of one size.
+        config: ``batch`` and ``image_size`` set the size of batches.
+        title: of the progress bar.
+
+    Returns:
+        (N, C, h, w) tensors in half precision, in main memory.
+    """
+    parts = [[x.half().cpu() for x in see(batch)] for batch in batches(images, config, title)]
+    return [torch.cat(kind) for kind in zip(*parts, strict=True)]
 
 
 def fingerprint(images: Tensor) -> str:

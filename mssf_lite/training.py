@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import parallel
 from .detector import Images, Progress, autocast, batches, moments
-from .loop import State, fingerprint, seeded
+from .loop import State, fingerprint, remember, seeded
 from .losses import boundary, hindering_loss, hindering_weight, log_likelihood
 from .scoring import image_score
 from .synthesis import MAS
@@ -58,16 +58,19 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
     Returns:
         The whitened features of all images, one (N, C, h_s, w_s) a scale, half precision, in main memory.
     """
-    parts = []
-    for batch in batches(train, model.config, "features of normal images"):
+
+    def see(batch: Tensor) -> list[Tensor]:
         fused = model.features(batch)
         for whitening, x in zip(model.whitening, fused, strict=True):
             whitening.update(x)
-        parts.append([x.half().cpu() for x in fused])
+        return fused
+
     result = []
-    for whitening, scale in zip(model.whitening, zip(*parts, strict=True), strict=True):
+    kept = remember(see, train, model.config, "features of normal images")
+    for whitening, scale in zip(model.whitening, kept, strict=True):
         whitening.solve()
-        result.append(torch.cat([whitening(x.to(model.device).float()).half().cpu() for x in scale]))
+        parts = scale.split(model.config.batch)
+        result.append(torch.cat([whitening(x.to(model.device).float()).half().cpu() for x in parts]))
     return result
 
 
@@ -96,8 +99,7 @@ def train_flow(
     rank, world = parallel.place()
     twins, touched = draw_twins(model, train, seeded(c.seed, 1), "synthetic twins")
     watched_twins, _ = draw_twins(model, held_out, seeded(c.seed, 2), "held-out twins")
-    parts = [[x.half().cpu() for x in model.whitened(b)] for b in batches(held_out, c, "held-out images")]
-    watched = [torch.cat(scale) for scale in zip(*parts, strict=True)]
+    watched = remember(model.whitened, held_out, c, "held-out images")
 
     optimizer = torch.optim.AdamW(model.flow.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
     steps = -(-len(train) // c.batch)

@@ -1,0 +1,85 @@
+"""What the peers share: they learn by one loss on remembered features, and look at larger images in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..detector import Detector, Images, check_images
+from ..loop import PlainProgress, remember, train_epochs
+
+
+class Peer(Detector):
+    """A detector whose one trainable part, ``self.model``, learns by one loss on features that are kept.
+
+    A subclass sets ``self.model`` and gives ``see``, ``loss``, ``optimizer`` and ``judge``.
+    """
+
+    model: nn.Module
+
+    def see(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) in [0, 1] on the device -> what the model is fed, (B, C, h, w) tensors."""
+        raise TypeError(f"{type(self).__name__} does not say what it looks at: give it see()")
+
+    def loss(self, features: list[Tensor], rng: torch.Generator) -> Tensor:
+        """Features of a batch, as from :meth:`see` -> a scalar."""
+        raise TypeError(f"{type(self).__name__} does not say what it learns by: give it loss()")
+
+    def optimizer(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Of ``self.model``; the schedule steps once an epoch."""
+        raise TypeError(f"{type(self).__name__} does not say how it is optimised: give it optimizer()")
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """See :meth:`mssf_lite.detector.Detector.features`."""
+        check_images(images, self.least)
+        return self.see(images.to(self.device))
+
+    def fit(
+        self, train: Images, held_out: Images, resume: str | Path | None = None
+    ) -> Iterator[PlainProgress]:
+        """Learn what is normal; yields after every epoch. See :meth:`mssf_lite.detector.Detector.fit`."""
+        for name, images in (("train", train), ("held_out", held_out)):
+            if len(images) == 0:
+                raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
+        self.fitted.fill_(False)
+        kept = [
+            remember(self.features, images, self.config, title)
+            for images, title in ((train, "features of normal images"), (held_out, "held-out images"))
+        ]
+        resume = Path(resume) if resume else None
+        yield from train_epochs(self.model, self.config, *self.optimizer(), self.loss, *kept, resume)
+        self.fitted.fill_(True)
+
+
+def in_windows(function: Callable[[Tensor], Tensor], x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Apply a function that knows one grid only to a larger one, window by window.
+
+    Args:
+        function: (B, C, h, w) -> (B, D, h, w), for (h, w) = ``window``.
+        x: (B, C, H, W), H >= h and W >= w.
+        window: (h, w). Windows do not overlap, but the last of a row or column ends with x; what it repeats
+            is overwritten.
+
+    Returns:
+        (B, D, H, W).
+
+    Raises:
+        ValueError: x is smaller than the window.
+    """
+    (H, W), (h, w) = x.shape[-2:], window
+    if h > H or w > W:
+        raise ValueError(
+            f"a grid of {(H, W)} is smaller than the one that was trained, {(h, w)}: enlarge the image"
+        )
+    out = None
+    for top in [min(y, H - h) for y in range(0, H, h)]:
+        for left in [min(y, W - w) for y in range(0, W, w)]:
+            part = function(x[..., top : top + h, left : left + w])
+            if out is None:
+                out = part.new_empty(*part.shape[:2], H, W)
+            out[..., top : top + h, left : left + w] = part
+    return out
