@@ -1,4 +1,4 @@
-"""What the peers share: they learn by one loss on remembered features, and look at larger images in windows."""
+"""What the peers share: learning by one loss on remembered features, looking at larger images in windows."""
 
 from __future__ import annotations
 
