@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = "mssf_lite.stamp"  # written last, so that an interrupted install is done again
+PLANS = ("ablations", "peers", "msflow")  # see trials.py
 KEEP = ("torch", "torchvision", "numpy")  # what --here never replaces
 
 
@@ -100,17 +101,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "command",
         nargs="?",
         default="book",
-        choices=["book", "test", "tidy", "runs", "ablations"],
+        choices=["book", "test", "tidy", "runs", *PLANS],
         help="book (default): execute the chapters and print the book; test: style, tests, checked cells; "
-        "tidy: strip the notebooks and refresh their checked outputs and links; runs, ablations: those of "
-        "book/runs.yml or book/ablations.yml that are missing or out of date",
+        "tidy: strip the notebooks and refresh their checked outputs and links; the others: what is missing "
+        "or out of date of the runs that book/<command>.yml declares",
     )
     parser.add_argument("--here", action="store_true", help="use the current environment, make no .venv")
     parser.add_argument("--profile", help="book: run the chapters at another profile (check, fast, full)")
-    parser.add_argument("--data", default="", help="runs, ablations: folder of the data sets (or MSSF_DATA)")
-    parser.add_argument("--only", default="", help="runs: one data set; ablations: one variant")
+    parser.add_argument("--data", default="", help="long runs: folder of the data sets (or MSSF_DATA)")
+    parser.add_argument("--only", default="", help="runs: one data set; else one variant")
     parser.add_argument(
-        "--weights", action="append", default=[], metavar="NETWORK=FILE", help="ablations: where weights lie"
+        "--weights", action="append", default=[], metavar="NETWORK=FILE", help="where weights lie"
     )
     parser.add_argument("--force", action="store_true", help="book: execute unchanged chapters too")
     return parser.parse_args(arguments)
@@ -138,9 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from book import runs
 
         return runs.main(args.data, args.only)
-    if args.command == "ablations":  # they compute in their own process, which must start in this environment
-        words = [args.data, args.only, *args.weights]
-        return subprocess.call([sys.executable, "-m", "book.ablations", *words], cwd=ROOT)
+    if args.command in PLANS:  # they compute in their own process, which must start in this environment
+        words = [args.command, args.data, args.only, *args.weights]
+        return subprocess.call([sys.executable, "-m", "book.trials", *words], cwd=ROOT)
     return build.main(args.command, args.profile, args.force)
 
 

@@ -86,6 +86,10 @@ class Detector(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not say how it learns: give it a fit()")
 
+    def views(self, images: Tensor) -> list[Tensor]:
+        """The sizes at which the frozen network sees images (B, 3, H, W): as they are."""
+        return [images]
+
     def features(self, images: Tensor) -> list[Tensor]:
         """What the detector takes from the frozen network.
 
@@ -168,21 +172,24 @@ class FusedDetector(Detector):
         """
         raise TypeError(f"{type(self).__name__} does not say how it scores: give it scale_maps()")
 
+    def views(self, images: Tensor) -> list[Tensor]:
+        """The images (B, 3, H, W) at every zoom."""
+        look = {"mode": "bilinear", "antialias": True, "align_corners": False}
+        return [
+            images if zoom == 1 else nn.functional.interpolate(images, scale_factor=zoom, **look)
+            for zoom in self.config.zooms
+        ]
+
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
         """Fused features: one (B, C, h_s, w_s) float32 a zoom; see :meth:`Detector.features`."""
         check_images(images, self.least)
-        images = images.to(self.device)
         result = []
-        with autocast(self.device):
-            for zoom in self.config.zooms:
-                x = images
-                if zoom != 1:
-                    x = nn.functional.interpolate(
-                        x, scale_factor=zoom, mode="bilinear", antialias=True, align_corners=False
-                    )
-                grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
-                result.append(fuse([f.float() for f in self.pyramid(x)], grid, self.config.neighbourhood))
+        for x in self.views(images.to(self.device)):
+            grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
+            with autocast(self.device):
+                seen = self.pyramid(x)
+            result.append(fuse([f.float() for f in seen], grid, self.config.neighbourhood))
         return result
 
     def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
@@ -248,8 +255,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it is fast: on a GPU, and on processors with instructions for it."""
+    """bfloat16 where it is fast: on a GPU, and on processors with instructions for it; or where it is on."""
     fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast |= torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 

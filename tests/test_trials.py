@@ -1,12 +1,11 @@
-"""The ablations: what the file declares fits the package, and sharing work changes nothing."""
+"""Plans of many runs: what the files declare fits the package, and sharing work changes nothing."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from book import ablations
-from book.ablations import BASE, Remembered, Stages, Trial, declared
+from book.trials import HERE, Remembered, Stages, Trial, declared, run, without_path
 from mssf_lite import MSSF, Config
 from mssf_lite.data import open_dataset
 from mssf_lite.data.textures import Counts
@@ -27,22 +26,42 @@ def network():
     return Remembered(Pyramid(CONFIG.backbone, ("blocks.2", "blocks.3")))
 
 
-def test_every_declared_variant_differs_from_the_base_and_from_the_others():
+PLANS = [HERE / f"{name}.yml" for name in ("ablations", "peers", "msflow") if (HERE / f"{name}.yml").exists()]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
+def test_every_declared_variant_differs_from_the_others(plan):
     found = {}
-    for trial in declared():
-        found.setdefault(trial.config, set()).add(trial.variant)
+    for trial in declared(plan):
+        found.setdefault((trial.method, trial.config), set()).add(trial.variant)
     assert all(len(names) == 1 for names in found.values())
-    assert {trial.split for trial in declared()} == {"tile", "published"}
-    base = [t.config for t in declared() if t.variant == BASE]
-    assert len({replace(c, seed=0) for c in base}) == 1 and not base[0].weights
+
+
+def test_ablations_look_at_both_splits_and_have_a_base_without_changes():
+    trials = declared(HERE / "ablations.yml")
+    assert {trial.split for trial in trials} == {"tile", "published"}
+    base = {replace(t.config, seed=0) for t in trials if t.variant == "as it is"}
+    assert base == {Config.profile("full", epochs=2)}
 
 
 def test_weight_files_are_given_by_network_and_recorded_by_name():
-    (trial, *_) = [
-        t for t in declared(weights={"resnet18.tv_in1k": "/some/where/file.pt"}) if t.config.weights
-    ]
+    files = {"resnet18.tv_in1k": "/some/where/file.pt"}
+    (trial, *_) = [t for t in declared(HERE / "ablations.yml", files) if t.config.weights]
     assert trial.config.weights == "/some/where/file.pt"
-    assert ablations.without_path(trial.config).weights == "file.pt"
+    assert without_path(trial.config).weights == "file.pt"
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("trained: {a: {method: Magic, profile: full}}", "names 'Magic', not"),
+        ("trained: {}\nrescored: {b: {of: a}}", "'b' reads 'a', which is not trained"),
+    ],
+)
+def test_plans_that_cannot_be_run_are_refused(tmp_path, variants, message):
+    (tmp_path / "plan.yml").write_text(f"splits: []\n{variants}")
+    with pytest.raises(ValueError, match=message):
+        declared(tmp_path / "plan.yml")
 
 
 def test_remembered_network_answers_as_the_network_and_asks_it_once(network, monkeypatch):
@@ -78,17 +97,15 @@ def test_detector_on_some_remembered_stages_is_that_on_its_own_network(data, net
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
-def test_trials_are_recorded_once_and_rescored_without_training(data, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablations, "RECORDS", tmp_path)
-    place = {"dataset": "textures", "split": data.split}
-    trials = [
-        Trial(BASE, CONFIG, **place),
-        Trial("flow alone", replace(CONFIG, score="nll"), **place, rescored=True),
-    ]
-    assert not any(t.has_record(data) for t in trials)
-    list(ablations.run(trials, data, Stages(network, CONFIG.stages)))
-    assert all(t.has_record(data) for t in trials)
-    assert not Trial(BASE, replace(CONFIG, blocks=1), **place).has_record(data)
+def test_trials_are_recorded_once_and_rescored_without_training(data, network, tmp_path):
+    def trial(variant, config, of=""):
+        return Trial(variant, "MSSF", config, "textures", data.split, of)
+
+    trials = [trial("base", CONFIG), trial("flow alone", replace(CONFIG, score="nll"), of="base")]
+    assert not any(t.has_record(data, tmp_path) for t in trials)
+    list(run(trials, data, Stages(network, CONFIG.stages), tmp_path))
+    assert all(t.has_record(data, tmp_path) for t in trials)
+    assert not trial("base", replace(CONFIG, blocks=1)).has_record(data, tmp_path)
     base, read = (read_records(tmp_path, variant=t.variant)[0] for t in trials)
     assert base["training"] == read["training"]
     assert base["metrics"]["pooled"] != read["metrics"]["pooled"]

@@ -1,0 +1,210 @@
+"""``python -m book ablations`` (or ``peers``, ``msflow``): runs what is missing of a plan of many small runs.
+
+A plan, such as ``ablations.yml``, names variants of detectors, and data sets with splits and seeds. They are
+trained outside the chapters, for they share work: the network is frozen, so its answers to an image are
+remembered and serve all variants. Each record goes to ``records/<plan>/`` as its run ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+import mssf_lite.peers  # noqa: F401 (a plan may name its detectors)
+from mssf_lite.config import Settings
+from mssf_lite.data import Dataset, open_dataset
+from mssf_lite.detector import Detector, FusedDetector
+from mssf_lite.experiment import fit, make_record, test
+from mssf_lite.features import Pyramid
+from mssf_lite.results import describe_dataset, read_records, write_record
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant on one split and seed."""
+
+    variant: str
+    method: str  # the detector's class
+    config: Settings
+    dataset: str
+    split: str | None = None
+    of: str = ""  # the variant whose trained model is read in another way; empty: it is trained
+
+    def has_record(self, dataset: Dataset, records: Path) -> bool:
+        """Whether its record with this configuration and file list is there."""
+        facts = describe_dataset(dataset)
+        wanted = json.loads(json.dumps(without_path(self.config).to_dict()))
+        named = {"variant": self.variant, "method": self.method.lower(), "seed": self.config.seed}
+        for record in read_records(records, **named) if records.is_dir() else []:
+            same = all(record["dataset"][key] == facts[key] for key in ("name", "split", "digest"))
+            if same and record["config"] == wanted:
+                return True
+        return False
+
+
+def without_path(config: Settings) -> Settings:
+    """As a record holds it: of a weight file only the name."""
+    return replace(config, weights=config.weights and Path(config.weights).name)
+
+
+def declared(plan: Path, weights: Mapping[str, str | Path] | None = None) -> list[Trial]:
+    """Every trial of a plan, in the order in which they are run: a variant on all splits and seeds.
+
+    A variant is a profile of its detector's settings with some fields changed. ``schedule`` holds what all
+    share, ``trained`` and ``rescored`` name the variants; a rescored one says by ``of`` whose model it reads.
+
+    Args:
+        plan: the file.
+        weights: network -> weight file; a network without one takes timm's.
+
+    Raises:
+        ValueError: a variant names an unknown detector, or one that is not trained.
+    """
+    text = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    variants = text["trained"] | text.get("rescored", {})
+    found = []
+    for name, changes in variants.items():
+        of = changes.get("of", "")
+        if of and of not in text["trained"]:
+            raise ValueError(f"{plan.name}: {name!r} reads {of!r}, which is not trained")
+        values = text.get("schedule", {}) | (variants[of] if of else {}) | changes
+        method, profile = values.pop("method"), values.pop("profile")
+        values.pop("of", None)
+        if method not in Detector.registry:
+            raise ValueError(f"{plan.name}: {name!r} names {method!r}, not {sorted(Detector.registry)}")
+        if values.get("backbone") in (weights or {}):
+            values["weights"] = str(weights[values["backbone"]])
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        config = Detector.registry[method].settings.profile(profile, **values)
+        for place in text["splits"]:
+            own = {"dataset": place["dataset"], "split": place.get("split"), "of": of}
+            found += [Trial(name, method, replace(config, seed=seed), **own) for seed in place["seeds"]]
+    return found
+
+
+class Remembered(nn.Module):
+    """A pyramid that answers from memory where it has seen an image before.
+
+    Args:
+        pyramid: the frozen network.
+        room: how many answers are kept, in half precision; the one unused longest goes first.
+    """
+
+    def __init__(self, pyramid: Pyramid, room: int = 9000):
+        super().__init__()
+        self.pyramid, self.room = pyramid, room
+        self.answers: OrderedDict[bytes, list[Tensor]] = OrderedDict()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> one (B, C_s, H_s, W_s) a stage."""
+        keys = [hashlib.blake2b(image.contiguous().numpy()).digest() for image in images]
+        new = [i for i, key in enumerate(keys) if key not in self.answers]
+        if new:
+            for i, *answer in zip(new, *self.pyramid(images[new]), strict=True):
+                self.answers[keys[i]] = [f.half() for f in answer]
+        for key in keys:
+            self.answers.move_to_end(key)
+        batch = [
+            torch.stack(stage).float() for stage in zip(*(self.answers[key] for key in keys), strict=True)
+        ]
+        while len(self.answers) > self.room:
+            self.answers.popitem(last=False)
+        return batch
+
+
+class Stages(nn.Module):
+    """Some stages of a remembered pyramid, in the place of a detector's own pyramid."""
+
+    def __init__(self, remembered: Remembered, stages: tuple[str, ...]):
+        super().__init__()
+        self.remembered = [remembered]  # in a list: not a part of the detector, nor of its parameters
+        whole = remembered.pyramid
+        self.chosen = [whole.stages.index(stage) for stage in stages]
+        self.channels, self.digest = [whole.channels[i] for i in self.chosen], whole.digest
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> one (B, C_s, H_s, W_s) a stage."""
+        found = self.remembered[0](images)
+        return [found[i] for i in self.chosen]
+
+
+def reread(model: Detector, config: Settings, dataset: Dataset) -> Detector:
+    """The same trained model, scored as another configuration says."""
+    again = type(model)(config)
+    again.pyramid = model.pyramid
+    again.load_state_dict(model.state_dict())
+    if isinstance(again, FusedDetector):
+        again.standardise(dataset.images(dataset.held_out, config.image_size))
+    return again
+
+
+def run(trials: list[Trial], dataset: Dataset, pyramid: nn.Module, records: Path) -> Iterator[Path]:
+    """Train the first trial, read its model as the others say, and write their records."""
+    model = Detector.registry[trials[0].method](trials[0].config)
+    model.pyramid = pyramid
+    history, seconds = fit(model, dataset)
+    detectors = {t.variant: reread(model, t.config, dataset) if t.of else model for t in trials}
+    for name, result in test(detectors, dataset).items():
+        record = make_record(detectors[name], dataset, history, seconds, result, {})
+        yield write_record(records, record | {"variant": name})
+
+
+def main(plan: str, root: str = "", only: str = "", weights: Mapping[str, Path] | None = None) -> int:
+    """Run what is missing or out of date; returns 1 if a trial failed, else 0.
+
+    Args:
+        plan: "ablations", "peers" or "msflow".
+        root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
+        only: one variant; empty: all.
+        weights: see :func:`declared`.
+    """
+    trials, records = declared(HERE / f"{plan}.yml", weights), HERE / "records" / plan
+    trained = [t for t in trials if not t.of and only in ("", t.variant)]
+    networks: dict[str, Remembered] = {}
+    failed = 0
+    for number, trial in enumerate(trained, start=1):
+        c = trial.config
+        head = f"[{number}/{len(trained)}] {trial.variant}: {trial.dataset} {trial.split or ''} seed {c.seed}"
+        names = trial.dataset.split("+")
+        try:
+            place = None if names == ["textures"] else root or None
+            dataset = open_dataset(names, root=place, split=trial.split, seed=c.seed)
+        except FileNotFoundError as error:
+            print(f"{head}: absent, passed over ({error})", flush=True)
+            continue
+        here = (trial.variant, trial.dataset, trial.split, c.seed)
+        wanted = [trial, *(t for t in trials if (t.of, t.dataset, t.split, t.config.seed) == here)]
+        if all(t.has_record(dataset, records) for t in wanted):
+            print(f"{head}: up to date", flush=True)
+            continue
+        started = time.perf_counter()
+        try:
+            if c.backbone not in networks:
+                stages = [s for t in trials if t.config.backbone == c.backbone for s in t.config.stages]
+                networks[c.backbone] = Remembered(Pyramid(c.backbone, sorted(set(stages)), c.weights))
+            for path in run(wanted, dataset, Stages(networks[c.backbone], c.stages), records):
+                print(f"  {path.name}", flush=True)
+        except Exception as error:  # one trial that fails must not cost the others
+            print(f"{head}: failed: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        print(f"{head}: {time.perf_counter() - started:.0f} s", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":  # started by book/__main__.py: plan, folder, variant, then network=file
+    given = (word.split("=", 1) for word in sys.argv[4:])
+    files = {network: Path(file).resolve() for network, file in given}
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], files))

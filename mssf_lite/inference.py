@@ -1,0 +1,164 @@
+"""The fast form of a fitted MSSF: the same scores, with the algebra done beforehand.
+
+What is linear is multiplied out once: the whitening and the rotation behind it become one matrix, each
+ActNorm goes into the couplings around it, a permutation is a change of rows. :class:`Folded` is derived here
+from the readable form in :mod:`mssf_lite.flows`, is tested equal to it, and can score, nothing else.
+
+Taught in the chapter on speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .detector import FusedDetector, Images, Progress
+from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
+from .mssf import MSSF
+
+
+class Step(nn.Module):
+    """One coupling of one scale, with the ActNorm and the permutation before it.
+
+    Args:
+        coupling: with 1x1 subnets.
+        order: (C,) rows to take first; None: as they are.
+        log_scale, shift: (C, 1) float64, affine map that is still to be applied to those rows. The moved half
+            takes it here; of the other half only this coupling's subnet does, for its rows stay as they are.
+    """
+
+    def __init__(self, coupling: Coupling, order: Tensor | None, log_scale: Tensor, shift: Tensor):
+        super().__init__()
+        half = len(shift) // 2
+        conv, self.norm, _, last = coupling.subnet
+        w1, w2 = (layer.weight[:, :, 0, 0].double() for layer in (conv, last))
+        bound = torch.ones_like(shift)
+        bound[:half] = coupling.clamp  # s = clamp tanh(raw / clamp)
+        self.clamp = coupling.clamp
+        parts = {
+            "order": order,
+            "w1": w1 * log_scale[:half].exp().T,
+            "b1": conv.bias.double() + (w1 @ shift[:half])[:, 0],
+            "w2": w2 / bound,
+            "b2": last.bias.double()[:, None] / bound,
+            "log_scale": log_scale[half:],
+            "offset": shift[half:] / log_scale[half:].exp(),
+        }
+        for name, value in parts.items():
+            self.register_buffer(name, value.float() if name != "order" else value)
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (C, n), which may be overwritten -> rows (C, n) and the sum over channels of s, (n,)."""
+        if self.order is not None:
+            y = y[self.order]
+        x1, x2 = y.chunk(2)
+        norm = self.norm  # over channels, which are last here
+        hidden = F.linear(x1.T, self.w1, self.b1)
+        hidden = F.relu_(F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        s, t = torch.addmm(self.b2, self.w2, hidden.T).chunk(2)
+        total = self.clamp * s.tanh_().sum(0)
+        scale = torch.add(self.log_scale, s, alpha=self.clamp, out=s).exp_()
+        torch.addcmul(t, scale, x2.add_(self.offset), out=x2)
+        return y, total
+
+
+class ScaleFlow(nn.Module):
+    """Whitening and flow of one scale: fused features to raw maps.
+
+    Args:
+        model: a fitted MSSF with 1x1 subnets.
+        scale: which of its scales.
+    """
+
+    def __init__(self, model: MSSF, scale: int):
+        super().__init__()
+        separate = isinstance(model.flow, SeparateFlows)
+        layers = (model.flow[scale] if separate else model.flow).module_list
+        whitening, self.bent, self.score = model.whitening[scale], model.bent, model.config.score
+        matrix, order, steps = whitening.matrix.double(), None, []
+        log_scale = shift = matrix.new_zeros(self.bent, 1)
+        constant = matrix.new_zeros(())
+        for layer in layers:
+            if isinstance(layer, Rotation):  # at the start only: |x| stays, nothing is pending
+                matrix = torch.cat([layer.matrix.double() @ matrix[: self.bent], matrix[self.bent :]])
+            elif isinstance(layer, Permutation):
+                order = layer.order
+                log_scale, shift = log_scale[order], shift[order]
+            elif isinstance(layer, ActNorm):
+                row = 0 if separate else scale
+                a, b = layer.log_scale[row].double()[:, None], layer.shift[row].double()[:, None]
+                log_scale, shift, constant = log_scale + a, shift * a.exp() + b, constant + a.sum()
+            else:
+                steps.append(Step(layer, order, log_scale, shift))
+                half, order = self.bent // 2, None
+                done = torch.zeros_like(shift[half:])
+                log_scale, shift = torch.cat([log_scale[:half], done]), torch.cat([shift[:half], done])
+        self.steps = nn.ModuleList(steps)
+        bias = -(matrix @ whitening.mean.double())[:, None]
+        last = {
+            "matrix": matrix,
+            "bias": bias,
+            "scale": log_scale.exp(),
+            "shift": shift,
+            "constant": constant,
+        }
+        for name, value in last.items():
+            self.register_buffer(name, value.float())
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, h, w): :meth:`mssf_lite.mssf.MSSF.raw_map` of the whitened features."""
+        b, c, h, w = fused.shape
+        y = torch.addmm(self.bias, self.matrix, fused.permute(0, 2, 3, 1).reshape(-1, c).T)
+        squares = y.square().sum(0) if self.score == "both" else None  # before rows are overwritten
+        y, rest = y[: self.bent], y[self.bent :].square().sum(0)
+        log_det = self.constant
+        for step in self.steps:
+            y, total = step(y)
+            log_det = log_det + total
+        z2 = 0.5 * (torch.addcmul(self.shift, self.scale, y).square().sum(0) + rest)
+        found = {"z2": z2, "nll": z2 - log_det}.get(self.score)
+        if found is None:
+            found = 0.5 * (z2 - log_det + 0.5 * squares)
+        return (found / len(self.matrix)).view(b, h, w)
+
+
+class Folded(FusedDetector):
+    """A fitted MSSF for scoring: the same maps and scores up to rounding, sooner.
+
+    Args:
+        model: fitted, with 1x1 subnets; it stays as it is.
+
+    Raises:
+        ValueError: the model has larger subnets, whose places cannot be taken one by one.
+        RuntimeError: it was not fitted.
+    """
+
+    def __init__(self, model: MSSF):
+        if model.config.kernel != 1:
+            raise ValueError(f"a flow with subnets of {model.config.kernel} cannot be folded: use kernel=1")
+        if not model.fitted:
+            raise RuntimeError("this MSSF was not fitted: run fit(train, held_out) to its end, or load()")
+        super().__init__(model.config)
+        self.pyramid = model.pyramid
+        self.map_mean, self.map_std, self.fitted = model.map_mean, model.map_std, model.fitted
+        with torch.no_grad():
+            self.scales = nn.ModuleList(ScaleFlow(model, s) for s in range(len(model.config.zooms)))
+
+    def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
+        """Refused: fit an MSSF and fold it again."""
+        raise TypeError("a folded MSSF does not learn: fit an MSSF and fold that")
+
+    def save(self, path: str | Path) -> None:
+        """Refused: save the MSSF it was folded from."""
+        raise TypeError(
+            "a folded MSSF is not saved: save the MSSF it was made from, and fold that after load()"
+        )
+
+    @torch.no_grad()
+    def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
+        """The raw maps of every scale, see :meth:`mssf_lite.mssf.MSSF.raw_map`."""
+        return [scale(x) for scale, x in zip(self.scales, features, strict=True)]

@@ -1,0 +1,85 @@
+"""The folded form gives the scores of the readable one, for every variant that it takes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mssf_lite import MSSF, Config, load
+from mssf_lite.inference import Folded
+
+CONFIG = Config.profile("check", stages=("blocks.2",), image_size=(64, 64), zooms=(1.0, 0.5), blocks=3)
+IMAGES = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def perturbed(**changes) -> MSSF:
+    """A model whose every parameter and statistic differs from where it starts."""
+    model = MSSF(replace(CONFIG, **changes)).eval()
+    rng = torch.Generator().manual_seed(1)
+    for value in [*model.flow.parameters(), model.map_mean, *(w.mean for w in model.whitening)]:
+        value.data += 0.2 * torch.randn(value.shape, generator=rng)
+    for whitening in model.whitening:
+        whitening.matrix += 0.05 * torch.randn(whitening.matrix.shape, generator=rng)
+    model.map_std.fill_(0.7)
+    model.fitted.fill_(True)
+    return model
+
+
+VARIANTS = {
+    "as it is": {},
+    "flow alone": {"score": "nll"},
+    "z2": {"score": "z2"},
+    "a flow for each scale": {"siamese": False},
+    "leading components": {"components": 20},
+    "rest Gaussian": {"flow_components": 20},
+    "leading components, rest Gaussian": {"components": 30, "flow_components": 20},
+    "one block": {"blocks": 1},
+    "no coupling": {"blocks": 0},
+    "other clamp": {"clamp": 0.5},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_folded_model_gives_the_maps_and_scores_of_the_readable_one(variant):
+    model = perturbed(**VARIANTS[variant])
+    folded = Folded(model)
+    for found, wanted in zip(folded.predict(IMAGES), model.predict(IMAGES), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    raw = model.scale_maps(model.features(IMAGES))
+    assert all(values.std() > 0 for values in raw)  # maps without detail would be equal too easily
+
+
+def test_folding_leaves_the_model_as_it_was():
+    model = perturbed()
+    before, scores = {k: v.clone() for k, v in model.state_dict().items()}, model.predict(IMAGES).scores
+    Folded(model).predict(IMAGES)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(model.predict(IMAGES).scores, scores)
+
+
+def test_a_batch_is_judged_as_its_images_alone():
+    folded = Folded(perturbed())
+    alone = torch.cat([folded.predict(image[None]).scores for image in IMAGES])
+    torch.testing.assert_close(folded.predict(IMAGES).scores, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_folded_is_refused():
+    with pytest.raises(ValueError, match="subnets of 3 cannot be folded: use kernel=1"):
+        Folded(perturbed(kernel=3))
+    with pytest.raises(RuntimeError, match="was not fitted"):
+        Folded(MSSF(CONFIG))
+
+
+def test_folded_model_neither_learns_nor_saves(tmp_path):
+    folded = Folded(perturbed())
+    with pytest.raises(TypeError, match="fit an MSSF and fold that"):
+        folded.fit(IMAGES, IMAGES)
+    with pytest.raises(TypeError, match="save the MSSF"):
+        folded.save(tmp_path / "model.safetensors")
+
+
+def test_folding_after_loading_changes_nothing(tmp_path):
+    model = perturbed()
+    model.save(tmp_path / "model.safetensors")
+    again = Folded(load(tmp_path / "model.safetensors"))
+    torch.testing.assert_close(again.predict(IMAGES).scores, Folded(model).predict(IMAGES).scores)
