@@ -186,9 +186,10 @@ def siamese_flow(
 ) -> SequenceINN:
     """One flow for all scales and for both twins: weights are shared, only ActNorm has a row a scale [ours].
 
-    Each block is ActNorm, a mixing of the channels, Coupling; a last ActNorm closes. The first mixing is a
+    Each block is a mixing of the channels, ActNorm, Coupling; a last ActNorm closes. The first mixing is a
     rotation: it blends the components, of which the trailing ones have heavy tails, so that no single one can
-    drive an exponential. Later ones are permutations: a rotation of 744 channels costs four times a coupling.
+    drive an exponential; right behind the whitening, it can be multiplied into it for inference. Later ones
+    are permutations: a rotation of 744 channels costs four times a coupling.
     (Drawn textures, profile ``fast``, seed 0: image AUROC 0.867 with permutations only, 0.882 with rotations
     only, 0.889 this way.) Couplings and ActNorms start as the identity, so on whitened features the untrained
     flow *is* the Gaussian. With ``blocks=0`` it stays one.
@@ -207,8 +208,8 @@ def siamese_flow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for k in range(blocks):
-            flow.append(ActNorm, cond=0, cond_shape=(1,), scales=scales)
             flow.append(Rotation if k == 0 else Permutation, seed=seed + k)
+            flow.append(ActNorm, cond=0, cond_shape=(1,), scales=scales)
             flow.append(Coupling, hidden=hidden, kernel=kernel, clamp=clamp)
         flow.append(ActNorm, cond=0, cond_shape=(1,), scales=scales)
     return flow
