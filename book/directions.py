@@ -1,4 +1,4 @@
-"""``python -m book.directions path/to/data``: what leading directions find of real defects, and what the others.
+"""``python -m book.directions path/to/data``: what leading directions find on real images, and the others.
 
 The plain Gaussian of the fused features is fitted once; then it is judged with all its directions, with the
 leading ones alone and with the others alone. The chapter on feature fusion reads the records.
