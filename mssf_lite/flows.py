@@ -190,9 +190,10 @@ def siamese_flow(
     rotation: it blends the components, of which the trailing ones have heavy tails, so that no single one can
     drive an exponential; right behind the whitening, it can be multiplied into it for inference. Later ones
     are permutations: a rotation of 744 channels costs four times a coupling.
-    (Drawn textures, profile ``fast``, seed 0: image AUROC 0.867 with permutations only, 0.882 with rotations
-    only, 0.889 this way.) Couplings and ActNorms start as the identity, so on whitened features the untrained
-    flow *is* the Gaussian. With ``blocks=0`` it stays one.
+    (Drawn textures, profile ``fast``, seed 0, measured with ActNorm still in front of the mixing: image AUROC
+    0.867 with permutations only, 0.882 with rotations only, 0.889 with one rotation at the start.) Couplings
+    and ActNorms start as the identity, so on whitened features the untrained flow *is* the Gaussian. With
+    ``blocks=0`` it stays one.
 
     Args:
         channels: C, even.
