@@ -23,9 +23,10 @@ from torch import Tensor, nn
 import mssf_lite.peers  # noqa: F401 (a plan may name its detectors)
 from mssf_lite.config import Settings
 from mssf_lite.data import Dataset, open_dataset
-from mssf_lite.detector import Detector, FusedDetector
+from mssf_lite.detector import Detector
 from mssf_lite.experiment import fit, make_record, test
 from mssf_lite.features import Pyramid
+from mssf_lite.fused import FusedDetector
 from mssf_lite.results import describe_dataset, read_records, write_record
 
 HERE = Path(__file__).resolve().parent

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from .config import Config
-from .detector import FusedDetector, Images, Progress
+from .detector import Images, Progress
+from .fused import FusedDetector
 from .loop import remember, seeded
 from .mssf import MSSF
 

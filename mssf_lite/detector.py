@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import safetensors.torch
 import torch
@@ -23,8 +25,7 @@ from tqdm.auto import tqdm
 from .config import Config, Settings
 from .features import Pyramid
 from .files import written_whole
-from .fusion import fuse
-from .scoring import Prediction, add_scales, image_score
+from .scoring import Prediction
 
 Images = Sequence[Tensor] | Tensor  # (N, 3, H, W), or anything with len() whose items are (3, H, W)
 
@@ -146,71 +147,6 @@ class Detector(nn.Module):
             safetensors.torch.save_file(state, aside, metadata={"mssf_lite": json.dumps(about)})
 
 
-class FusedDetector(Detector):
-    """A detector on fused features of every scale: a raw map a scale, standardised by held-out normals.
-
-    A subclass gives ``fit``, which ends with :meth:`standardise`, and ``scale_maps``.
-
-    Args:
-        config: see :class:`mssf_lite.config.Config`.
-    """
-
-    config: Config
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        scales = len(config.zooms)
-        self.least = round(2 * config.stride / min(config.zooms))
-        self.register_buffer("map_mean", torch.zeros(scales))  # of each raw map over held-out normals
-        self.register_buffer("map_std", torch.ones(scales))
-
-    def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
-        """The raw maps: one (B, h_s, w_s) a scale, higher is more anomalous.
-
-        Args:
-            features: one (B, C, h_s, w_s) a scale.
-        """
-        raise TypeError(f"{type(self).__name__} does not say how it scores: give it scale_maps()")
-
-    def views(self, images: Tensor) -> list[Tensor]:
-        """The images (B, 3, H, W) at every zoom."""
-        look = {"mode": "bilinear", "antialias": True, "align_corners": False}
-        return [
-            images if zoom == 1 else nn.functional.interpolate(images, scale_factor=zoom, **look)
-            for zoom in self.config.zooms
-        ]
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Fused features: one (B, C, h_s, w_s) float32 a zoom; see :meth:`Detector.features`."""
-        check_images(images, self.least)
-        result = []
-        for x in self.views(images.to(self.device)):
-            grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
-            with autocast(self.device):
-                seen = self.pyramid(x)
-            result.append(fuse([f.float() for f in seen], grid, self.config.neighbourhood))
-        return result
-
-    def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
-        """Features of images of this size (H, W) -> their maps and scores."""
-        raw = zip(self.scale_maps(features), self.map_mean, self.map_std, strict=True)
-        scales = [(m - mean) / std for m, mean, std in raw]
-        c = self.config
-        maps = add_scales(scales, c.zooms, size, c.combine)
-        return Prediction(maps, image_score(scales, c.top_share, c.combine))
-
-    @torch.no_grad()
-    def standardise(self, held_out: Images) -> None:
-        """Set the unit of each raw map from held-out normals; the last step of every fit."""
-        self.eval()
-        title = "unit of the maps"
-        maps = [self.scale_maps(self.features(batch)) for batch in batches(held_out, self.config, title)]
-        for s, scale in enumerate(zip(*maps, strict=True)):
-            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale))
-        self.fitted.fill_(True)
-
-
 def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
     """A detector from its checkpoint; scores are those it had when it was saved.
 
@@ -255,15 +191,25 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it is fast: on a GPU, and on processors with instructions for it; or where it is on."""
+    """bfloat16 where it is fast: on a GPU, and on processors with instructions for it."""
     fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    fast |= torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+    asked = _PRECISION.get()
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=fast if asked is None else asked == "bfloat16"
+    )
 
 
-def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of raw maps, over images and locations."""
-    return raw.mean(), raw.std().clamp_min(1e-6)
+@contextmanager
+def precision(name: Literal["float32", "bfloat16"]) -> Iterator[None]:
+    """Inside it, what :func:`autocast` decides is decided by name, for comparisons."""
+    token = _PRECISION.set(name)
+    try:
+        yield
+    finally:
+        _PRECISION.reset(token)
+
+
+_PRECISION: ContextVar[str | None] = ContextVar("precision", default=None)
 
 
 def batches(images: Images, config: Settings, title: str | None = None) -> Iterator[Tensor]:

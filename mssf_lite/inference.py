@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .detector import FusedDetector, Images, Progress
+from .detector import Images, Progress
 from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
+from .fused import FusedDetector
 from .mssf import MSSF
 
 

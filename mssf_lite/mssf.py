@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import FusedDetector, Images, Progress, batches
+from .detector import Images, Progress, batches
 from .flows import SeparateFlows, siamese_flow
+from .fused import FusedDetector
 from .fusion import Whitening
 from .losses import log_likelihood
 from .training import fit_whitening, train_flow

@@ -4,8 +4,9 @@ Each scale's raw map is read in standard deviations of *held-out normal images*:
 its own image, so maps and scores compare across images and textures, and one threshold means the same
 everywhere. Then the scales are put together, and differently for the two questions [ours]:
 
-* *Where?* The map averages the scales with weights in proportion to their zoom: a location of the half-size
-  image speaks for four times the area, and draws outlines half as sharp.
+* *Where?* The map weights each scale by the number of its locations, zoom squared: one of the half-size image
+  speaks for four times the area. It averages their asinh, which is linear near 0 and a logarithm far out, so
+  that a scale which finds a defect a hundred times too large does not smear it over its neighbours.
 * *Whether?* The image score averages the scales evenly, each judged on its own grid.
 """
 
@@ -47,7 +48,11 @@ def merged(values: Sequence[Tensor], weights: Sequence[float], combine: str = "m
 def add_scales(
     maps: Sequence[Tensor], zooms: Sequence[float], size: tuple[int, int], combine: str = "multiply"
 ) -> Tensor:
-    """The anomaly map: scales brought to the image's size and averaged, each weighted by its zoom.
+    """The anomaly map: scales brought to one grid, averaged, and enlarged to the image's size.
+
+    Each is weighted by the square of its zoom, and the mean is one of asinh, see above. Chosen by AUPRO on
+    synthetic defects of held-out magnetic tiles: 0.494; 0.484 without asinh; 0.458 with the zoom itself as
+    weight and without asinh [ours].
 
     Args:
         maps: standardised, one (B, h_s, w_s) a scale.
@@ -58,8 +63,17 @@ def add_scales(
     Returns:
         (B, H, W).
     """
-    large = [F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for m in maps]
-    return merged(large, zooms, combine)
+    finest = max((m.shape[-2:] for m in maps), key=lambda grid: grid[0] * grid[1])
+    if combine == "multiply":
+        maps = [m.asinh() for m in maps]
+    weights = [zoom**2 for zoom in zooms]
+    whole = enlarged(merged([enlarged(m, finest) for m in maps], weights, combine), size)
+    return whole.sinh() if combine == "multiply" else whole  # in standard deviations again
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) -> (B, H, W), bilinear."""
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def image_score(maps: Sequence[Tensor], top_share: float, combine: str = "multiply") -> Tensor:

@@ -1,14 +1,29 @@
 """Maps and scores by hand."""
 
+import math
+
 import pytest
 import torch
 
 from mssf_lite.scoring import add_scales, image_score, merged
 
 
-def test_scales_are_averaged_with_the_weight_of_their_zoom():
+def test_scales_are_averaged_by_their_number_of_locations_in_asinh():
     maps = [torch.full((1, 2, 2), 2.0), torch.full((1, 1, 1), 8.0)]
-    torch.testing.assert_close(add_scales(maps, (1.0, 0.5), (4, 6)), torch.full((1, 4, 6), 4.0))
+    mean = math.sinh((4 * math.asinh(2) + math.asinh(8)) / 5)  # weights 1 and 1/4
+    torch.testing.assert_close(add_scales(maps, (1.0, 0.5), (4, 6)), torch.full((1, 4, 6), mean))
+
+
+def test_a_single_scale_is_enlarged_and_else_left_alone():
+    maps = torch.tensor([[[-3.0, 0.5], [40.0, 1e4]]])
+    torch.testing.assert_close(add_scales([maps], [1.0], (2, 2)), maps, rtol=1e-5, atol=1e-5)
+
+
+def test_order_of_scales_does_not_matter():
+    fine, coarse = torch.randn(2, 4, 4), torch.randn(2, 2, 2)
+    one = add_scales([fine, coarse], (1.0, 0.5), (8, 8))
+    torch.testing.assert_close(one, add_scales([coarse, fine], (0.5, 1.0), (8, 8)))
+    assert one.shape == (2, 8, 8)
 
 
 def test_added_likelihoods_are_minus_log_of_their_weighted_sum():
