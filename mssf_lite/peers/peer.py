@@ -15,7 +15,8 @@ from ..loop import PlainProgress, remember, train_epochs
 class Peer(Detector):
     """A detector whose one trainable part, ``self.model``, learns by one loss on features that are kept.
 
-    A subclass sets ``self.model`` and gives ``see``, ``loss``, ``optimizer`` and ``judge``.
+    A subclass sets ``self.model`` and gives ``see``, ``loss``, ``optimizer`` and ``judge``; also ``prepare``
+    if something has to be read off the training features first.
     """
 
     model: nn.Module
@@ -23,6 +24,13 @@ class Peer(Detector):
     def see(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [0, 1] on the device -> what the model is fed, (B, C, h, w) tensors."""
         raise TypeError(f"{type(self).__name__} does not say what it looks at: give it see()")
+
+    def prepare(self, features: list[Tensor]) -> None:
+        """Set what is not learned step by step, such as the unit of a channel; by default nothing.
+
+        Args:
+            features: of all training images, as from :meth:`see`, in half precision and main memory.
+        """
 
     def loss(self, features: list[Tensor], rng: torch.Generator) -> Tensor:
         """Features of a batch, as from :meth:`see` -> a scalar."""
@@ -50,6 +58,7 @@ class Peer(Detector):
             remember(self.features, images, self.config, title)
             for images, title in ((train, "features of normal images"), (held_out, "held-out images"))
         ]
+        self.prepare(kept[0])
         resume = Path(resume) if resume else None
         yield from train_epochs(self.model, self.config, *self.optimizer(), self.loss, *kept, resume)
         self.fitted.fill_(True)
