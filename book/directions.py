@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from book.trials import Remembered, Stages
 from mssf_lite import MSSF, Config, gaussian
 from mssf_lite.data import Dataset, open_dataset
 from mssf_lite.detector import Images
 from mssf_lite.experiment import fit, make_record, test
+from mssf_lite.features import Pyramid
 from mssf_lite.results import Record, write_record
 
 RECORDS = Path(__file__).resolve().parent / "records" / "directions"
@@ -33,6 +37,7 @@ def hearing(model: MSSF, part: slice, held_out: Images) -> MSSF:
         held_out: the held-out normals of its fit; they set the unit of the maps anew.
     """
     heard = gaussian(model.config)
+    heard.pyramid = model.pyramid
     heard.load_state_dict(model.state_dict())
     for whitening in heard.whitening:
         others = torch.ones(len(whitening.matrix), dtype=torch.bool)
@@ -42,9 +47,17 @@ def hearing(model: MSSF, part: slice, held_out: Images) -> MSSF:
     return heard
 
 
-def measure(dataset: Dataset, config: Config, leading: int = LEADING) -> Record:
-    """A run record of the Gaussian with all directions; the two parts stand among its yardsticks."""
+def measure(dataset: Dataset, config: Config, pyramid: nn.Module, leading: int = LEADING) -> Record:
+    """A run record of the Gaussian with all directions; the two parts stand among its yardsticks.
+
+    Args:
+        dataset: fitted on its normals, judged on its test.
+        config: of the detector.
+        pyramid: its frozen network.
+        leading: how many directions of each scale are the leading ones.
+    """
     model = gaussian(config)
+    model.pyramid = pyramid
     history, seconds = fit(model, dataset)
     held_out = dataset.images(dataset.held_out, config.image_size)
     rest = len(model.whitening[0].matrix) - leading
@@ -58,11 +71,17 @@ def measure(dataset: Dataset, config: Config, leading: int = LEADING) -> Record:
 
 
 def main(root: str) -> Iterator[Path]:
-    """Measure every set and seed; yields the records' paths."""
+    """Measure every set and seed; yields the records' paths.
+
+    Args:
+        root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
+    """
+    config = Config.profile("full")
+    pyramid = Stages(Remembered(Pyramid(config.backbone, config.stages)), config.stages)  # looks once
     for name in SETS:
         for seed in SEEDS:
             dataset = open_dataset(name, root=root or None, seed=seed)
-            yield write_record(RECORDS, measure(dataset, Config.profile("full", seed=seed)))
+            yield write_record(RECORDS, measure(dataset, replace(config, seed=seed), pyramid))
 
 
 if __name__ == "__main__":

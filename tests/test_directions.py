@@ -7,6 +7,7 @@ from book import directions
 from mssf_lite import Config, gaussian
 from mssf_lite.data import open_dataset
 from mssf_lite.data.textures import Counts
+from mssf_lite.features import Pyramid
 from mssf_lite.results import read_records, write_record
 
 CONFIG = Config.profile("check", stages=("blocks.2",), image_size=(64, 64), zooms=(1.0, 0.5))
@@ -33,7 +34,7 @@ def test_the_parts_add_up_to_the_whole_and_leave_it_alone(data):
 
 
 def test_a_record_holds_the_whole_and_its_parts(data, tmp_path):
-    record = directions.measure(data, CONFIG, leading=8)
+    record = directions.measure(data, CONFIG, Pyramid(CONFIG.backbone, CONFIG.stages), leading=8)
     write_record(tmp_path, record)
     (found,) = read_records(tmp_path, dataset="textures", method="all 40")
     assert list(found["yardsticks"]) == ["leading 8", "other 32"]
