@@ -2,3 +2,9 @@
 
 They keep the contract of :mod:`mssf_lite.detector`, so that every chapter and benchmark treats all alike.
 """
+
+from .msflow import MSFlow, MSFlowConfig
+from .stmae import STMAE, STMAEConfig
+from .uniad import UniAD, UniADConfig
+
+__all__ = ["STMAE", "MSFlow", "MSFlowConfig", "STMAEConfig", "UniAD", "UniADConfig"]
