@@ -101,14 +101,21 @@ def costs(detector: Detector) -> Row:
         multiply-adds), ``peak_mb`` (memory that scoring one image takes on top, where the system tells).
     """
     image = torch.rand(1, 3, *detector.config.image_size, device=detector.device)
+    trainable = [p for p in detector.parameters() if p.requires_grad]
     counted = {}
-    for name, part in (("gmac", whole), ("gmac_backbone", backbone)):
-        with FlopCounterMode(display=False) as counter:
-            part(detector, image)()
-        counted[name] = counter.get_total_flops() / 2e9
+    for parameter in trainable:  # else PyTorch's counter stumbles over those that are handed to a module
+        parameter.requires_grad_(False)
+    try:
+        for name, part in (("gmac", whole), ("gmac_backbone", backbone)):
+            with FlopCounterMode(display=False) as counter:
+                part(detector, image)()
+            counted[name] = counter.get_total_flops() / 2e9
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     with peak_memory(detector.device) as peak:
         whole(detector, image)()
-    learned = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    learned = sum(p.numel() for p in trainable)
     everything = sum(v.numel() for v in [*detector.parameters(), *detector.buffers()])
     return {"trainable": learned, "frozen": everything - learned, **counted, "peak_mb": peak[0]}
 

@@ -9,6 +9,7 @@ import torch
 from mssf_lite import MSSF, Config, benchmark
 from mssf_lite.detector import precision
 from mssf_lite.inference import Folded
+from mssf_lite.peers import UniAD, UniADConfig
 
 CONFIG = Config.profile("check", stages=("blocks.2",), image_size=(64, 64), zooms=(1.0, 0.5))
 
@@ -48,6 +49,12 @@ def test_work_behind_the_network_is_that_of_its_matrix_products(detectors):
         behind = found[name]["gmac"] - found[name]["gmac_backbone"]
         assert behind * 1e9 == pytest.approx(places * (affine + couplings))
     assert found["readable"]["trainable"] == sum(p.numel() for p in detectors["readable"].flow.parameters())
+    assert all(p.requires_grad for p in detectors["readable"].flow.parameters())  # as it was before
+
+
+def test_peers_are_counted_too():
+    found = benchmark.costs(UniAD(UniADConfig.profile("check")).eval())
+    assert found["gmac"] > found["gmac_backbone"] > 0 and found["trainable"] > 0
 
 
 def test_memory_that_was_used_in_between_is_seen():
