@@ -15,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,7 +97,7 @@ def costs(detector: Detector) -> Row:
 
     Returns:
         ``trainable`` and ``frozen`` (numbers), ``gmac`` of :func:`whole` and ``gmac_backbone`` (10^9
-        multiply-adds), ``peak_mb`` (memory that scoring one image takes on top, where the system tells).
+        multiply-adds), ``peak_mb`` (memory that scoring one image takes on top, on a GPU).
     """
     image = torch.rand(1, 3, *detector.config.image_size, device=detector.device)
     trainable = [p for p in detector.parameters() if p.requires_grad]
@@ -124,29 +123,16 @@ def costs(detector: Detector) -> Row:
 def peak_memory(device: torch.device) -> Iterator[list[float | None]]:
     """A list whose one entry is, afterwards, the highest memory that was in use on top of that before, in MB.
 
-    On a CPU it is the resident size of the process, which Linux tells and others do not: there, None.
+    Known of a GPU only. On a CPU it stays None: a process that has scored before keeps what it freed.
     """
     found: list[float | None] = [None]
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield found
-        found[0] = (torch.cuda.max_memory_allocated(device) - before) / 1e6
-        return
-
-    def resident(name: str) -> float:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1]) * 1024 / 1e6
-
-    try:
-        clear.write_text("5")  # forgets the highest value so far
-        before = resident("VmRSS")
-    except (OSError, StopIteration):
+    if device.type != "cuda":
         yield found
         return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     yield found
-    found[0] = resident("VmHWM") - before
+    found[0] = (torch.cuda.max_memory_allocated(device) - before) / 1e6
 
 
 def rivals(weights: str | None = "random") -> dict[str, Detector]:
