@@ -140,13 +140,16 @@ def test_forward_pass_is_not_slower_than_with_plain_attention(monkeypatch):
     x, fused = torch.randn(2, 272, 14, 14), F.scaled_dot_product_attention
     seconds = {fused: [], plain: []}  # of all cores: what others do on the machine counts little
     with torch.no_grad():
-        for _ in range(5):
+        for rounds in range(45):  # few will do where nobody else is at work
             for attention in seconds:
                 monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
                 started = time.process_time()
                 model(x)
                 seconds[attention].append(time.process_time() - started)
-    assert min(seconds[fused]) < 1.1 * min(seconds[plain])
+            quick, slow = min(seconds[fused]), min(seconds[plain])
+            if rounds >= 4 and quick < 1.1 * slow:
+                break
+    assert quick < 1.1 * slow
 
 
 def test_features_are_all_stages_on_one_grid(detector):
