@@ -104,8 +104,8 @@ class PositionSubnet(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Features (B, K, H, W) and code (1, POSITION, H, W) -> (B, out, H, W)."""
-        # A convolution of joined channels is a sum of two. The code's part is the same for the whole batch:
-        # done once, it makes a step on the default network almost twice as fast.
+        # A convolution of joined channels is a sum of two. The code's part is the same for the whole batch,
+        # so it is done once.
         own, place = self.first.weight.split([x.shape[1], code.shape[1]], dim=1)
         y = F.conv2d(x, own, self.first.bias, padding=1) + F.conv2d(code, place, padding=1)
         return self.last(F.relu(self.norm(y)))
