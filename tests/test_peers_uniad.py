@@ -13,7 +13,7 @@ from mssf_lite.features import load_backbone
 from mssf_lite.loop import seeded
 from mssf_lite.peers.uniad import Attention, MaskedTransformer, UniAD, UniADConfig, neighbour_mask
 
-CHECK = UniADConfig.profile("check", learning_rate=2e-3, epochs=4)
+CHECK = UniADConfig.profile("check", dropout=0.1, epochs=4)
 PAPER = UniADConfig.profile("paper", weights="random")
 
 
@@ -205,7 +205,7 @@ def test_map_is_the_distance_and_score_its_highest_mean_over_16_pixels(detector)
 def test_training_lowers_the_loss_on_images_it_does_not_see(fitted):
     history = fitted[1]
     assert [p.epoch for p in history] == [1, 2, 3, 4]
-    assert history[-1].held_out_loss < 0.9 * history[0].held_out_loss
+    assert history[-1].held_out_loss < 0.95 * history[0].held_out_loss
 
 
 def test_channels_begin_in_their_own_unit(detector):
@@ -309,7 +309,8 @@ def test_values_that_cannot_work_are_named(field, value):
 
 
 def test_profiles_and_their_way_through_json():
-    assert PAPER.grid == (14, 14) and PAPER.epochs == 1000 and PAPER.learning_rate == 1e-4
+    assert (PAPER.grid, PAPER.epochs, PAPER.batch) == ((14, 14), 1000, 8)
+    assert (PAPER.learning_rate, PAPER.weight_decay, PAPER.clip, PAPER.dropout) == (1e-4, 1e-4, 0.1, 0.1)
     for name in UniADConfig.PROFILES:
         config = UniADConfig.profile(name, seed=3)
         assert UniADConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
