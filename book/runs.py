@@ -75,6 +75,15 @@ def declared(path: Path = ROOT / "book" / "runs.yml") -> list[Run]:
     return runs
 
 
+def open_declared(names: str, root: str, split: str | None, seed: int):
+    """A declared data set, such as "mt" or "mt+aitex+textures"; drawn ones need no root."""
+    from mssf_lite.data import open_dataset
+
+    several = names.split("+")
+    place = None if several == ["textures"] else root or None
+    return open_dataset(several, root=place, split=split or None, seed=seed)
+
+
 def up_to_date(run: Run, dataset, records: Path) -> bool:
     """Whether a record of this run with its present configuration and file list is there."""
     from mssf_lite import Config
@@ -128,17 +137,13 @@ def main(root: str = "", only: str = "") -> int:
         root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
         only: a data set's name as in the file; empty: all.
     """
-    from mssf_lite.data import open_dataset
-
     root = str(Path(root).resolve()) if root else ""
     todo = [run for run in declared() if not only or run.dataset == only]
     failed = 0
     for number, run in enumerate(todo, start=1):
         head = f"[{number}/{len(todo)}] {run.name}"
         try:
-            names = run.dataset.split("+")
-            place = None if names == ["textures"] else root or None
-            dataset = open_dataset(names, root=place, split=run.split or None, seed=run.seed)
+            dataset = open_declared(run.dataset, root, run.split, run.seed)
         except FileNotFoundError as error:
             print(f"{head}: absent, passed over ({error})", flush=True)
             continue

@@ -21,8 +21,9 @@ import yaml
 from torch import Tensor, nn
 
 import mssf_lite.peers  # noqa: F401 (a plan may name its detectors)
+from book.runs import open_declared
 from mssf_lite.config import Settings
-from mssf_lite.data import Dataset, open_dataset
+from mssf_lite.data import Dataset
 from mssf_lite.detector import Detector
 from mssf_lite.experiment import fit, make_record, test
 from mssf_lite.features import Pyramid
@@ -178,10 +179,8 @@ def main(plan: str, root: str = "", only: str = "", weights: Mapping[str, Path] 
     for number, trial in enumerate(trained, start=1):
         c = trial.config
         head = f"[{number}/{len(trained)}] {trial.variant}: {trial.dataset} {trial.split or ''} seed {c.seed}"
-        names = trial.dataset.split("+")
         try:
-            place = None if names == ["textures"] else root or None
-            dataset = open_dataset(names, root=place, split=trial.split, seed=c.seed)
+            dataset = open_declared(trial.dataset, root, trial.split, c.seed)
         except FileNotFoundError as error:
             print(f"{head}: absent, passed over ({error})", flush=True)
             continue

@@ -26,6 +26,7 @@ from . import MSSF, Config, NearestNeighbour, gaussian
 from .detector import Detector, autocast, precision
 from .files import written_whole
 from .inference import Folded
+from .packing import unpacked
 from .peers.msflow import MSFlow, MSFlowConfig
 from .peers.stmae import STMAE, STMAEConfig
 from .peers.uniad import UniAD, UniADConfig
@@ -106,7 +107,7 @@ def costs(detector: Detector) -> Row:
         parameter.requires_grad_(False)
     try:
         for name, part in (("gmac", whole), ("gmac_backbone", backbone)):
-            with FlopCounterMode(display=False) as counter:
+            with unpacked(), FlopCounterMode(display=False) as counter:  # it knows plain operators only
                 part(detector, image)()
             counted[name] = counter.get_total_flops() / 2e9
     finally:
@@ -114,9 +115,7 @@ def costs(detector: Detector) -> Row:
             parameter.requires_grad_(True)
     with peak_memory(detector.device) as peak:
         whole(detector, image)()
-    learned = sum(p.numel() for p in trainable)
-    everything = sum(v.numel() for v in [*detector.parameters(), *detector.buffers()])
-    return {"trainable": learned, "frozen": everything - learned, **counted, "peak_mb": peak[0]}
+    return {**detector.sizes(), **counted, "peak_mb": peak[0]}
 
 
 @contextmanager

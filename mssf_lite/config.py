@@ -85,11 +85,7 @@ class Config(Settings):
     """All settings of an MSSF run."""
 
     # multi-level feature fusion (MLFF)
-    zooms: tuple[float, ...] = (
-        1.0,
-        0.5,
-        0.25,
-    )  # the image is seen at these sizes: the scales of the flow [ours]
+    zooms: tuple[float, ...] = (1.0, 0.5)  # the image is seen at these sizes: the flow's scales [ours]
     stride: int = 16  # grid of the fused features, in pixels of the zoomed image [ours]
     neighbourhood: int = 3  # side of the mean over neighbouring locations [PatchCore: 3]
     ridge: float = 1e-2  # added to the eigenvalues of the correlation matrix before whitening [ours]
@@ -118,8 +114,9 @@ class Config(Settings):
     score: Literal["both", "nll", "z2"] = "both"  # see MSSF.raw_map [ours]
     top_share: float = 0.03  # the image score is the mean of this share of each scale [MSFlow]
     combine: Literal["multiply", "add"] = "multiply"  # likelihoods of the scales, see scoring.merged [ours]
+    border: bool = True  # the outermost locations are judged in a unit of their own [ours]
 
-    recipe: int = 3
+    recipe: int = 4
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "check": {

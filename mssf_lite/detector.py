@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .config import Config, Settings
+from .config import Settings
 from .features import Pyramid
 from .files import written_whole
 from .scoring import Prediction
@@ -54,17 +54,18 @@ class Detector(nn.Module):
 
     Args:
         config: of the subclass's kind.
+        pyramid: a frozen network that is at hand already; None loads the one that the config names.
     """
 
     registry: ClassVar[dict[str, type[Detector]]] = {}
 
-    settings: ClassVar[type[Settings]] = Config
+    settings: ClassVar[type[Settings]] = Settings
     least: int = 32  # pixels that each side of an image must have
 
-    def __init__(self, config: Settings):
+    def __init__(self, config: Settings, pyramid: nn.Module | None = None):
         super().__init__()
         self.config = config
-        self.pyramid = Pyramid(config.backbone, config.stages, config.weights)
+        self.pyramid = Pyramid(config.backbone, config.stages, config.weights) if pyramid is None else pyramid
         self.register_buffer("fitted", torch.tensor(False))
 
     def __init_subclass__(cls) -> None:
@@ -75,6 +76,12 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         """Where the model lives; images are moved there."""
         return self.fitted.device
+
+    def sizes(self) -> dict[str, int]:
+        """How many numbers it has: ``trainable`` ones, and ``frozen`` ones with those of the network."""
+        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        everything = sum(v.numel() for v in [*self.parameters(), *self.buffers()])
+        return {"trainable": trainable, "frozen": everything - trainable}
 
     def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
         """Learn what is normal.
@@ -243,6 +250,17 @@ def together(parts: Sequence[Tensor]) -> Tensor | list[Tensor]:
     if len({part.shape[1:] for part in parts}) == 1:
         return torch.cat(list(parts))
     return [one for part in parts for one in part]
+
+
+def check_given(train: Images, held_out: Images) -> None:
+    """Refuse to fit on nothing.
+
+    Raises:
+        ValueError: one of them is empty.
+    """
+    for name, images in (("train", train), ("held_out", held_out)):
+        if len(images) == 0:
+            raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
 
 
 def check_images(images: Tensor, least: int) -> None:

@@ -99,8 +99,6 @@ def make_record(
         yardsticks: name of a simpler method -> its metrics on the same split.
     """
     config: Settings = detector.config
-    learned = sum(p.numel() for p in detector.parameters() if p.requires_grad)
-    everything = sum(v.numel() for v in [*detector.parameters(), *detector.buffers()])
     return {
         "method": type(detector).__name__.lower(),
         "profile": config.profile_name,
@@ -110,7 +108,7 @@ def make_record(
         # of a weight file only the name: no record holds a path of somebody's disk
         "config": config.to_dict() | {"weights": config.weights and Path(config.weights).name},
         "environment": environment(detector.device),
-        "sizes": {"trainable": learned, "frozen": everything - learned},
+        "sizes": detector.sizes(),
         "times": {"fit": fit_seconds, "predict_per_image": result.seconds},
         "metrics": result.metrics,
         "yardsticks": dict(yardsticks),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .config import Config
 from .detector import Detector, Images, autocast, batches, check_images
 from .fusion import fuse
-from .scoring import Prediction, add_scales, image_score
+from .scoring import Prediction, add_scales, image_score, moments, standardised
 
 
 class FusedDetector(Detector):
@@ -18,16 +18,19 @@ class FusedDetector(Detector):
 
     Args:
         config: see :class:`mssf_lite.config.Config`.
+        pyramid: see :class:`Detector`.
     """
 
+    settings = Config
     config: Config
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, pyramid: nn.Module | None = None):
+        super().__init__(config, pyramid)
         scales = len(config.zooms)
         self.least = round(2 * config.stride / min(config.zooms))
-        self.register_buffer("map_mean", torch.zeros(scales))  # of each raw map over held-out normals
-        self.register_buffer("map_std", torch.ones(scales))
+        # of each raw map over held-out normals, inside and on the border: see scoring.moments
+        self.register_buffer("map_mean", torch.zeros(scales, 2))
+        self.register_buffer("map_std", torch.ones(scales, 2))
 
     def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """The raw maps: one (B, h_s, w_s) a scale, higher is more anomalous.
@@ -60,7 +63,7 @@ class FusedDetector(Detector):
     def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
         """Features of images of this size (H, W) -> their maps and scores."""
         raw = zip(self.scale_maps(features), self.map_mean, self.map_std, strict=True)
-        scales = [(m - mean) / std for m, mean, std in raw]
+        scales = [standardised(*each) for each in raw]
         c = self.config
         maps = add_scales(scales, c.zooms, size, c.combine)
         return Prediction(maps, image_score(scales, c.top_share, c.combine))
@@ -72,10 +75,5 @@ class FusedDetector(Detector):
         title = "unit of the maps"
         maps = [self.scale_maps(self.features(batch)) for batch in batches(held_out, self.config, title)]
         for s, scale in enumerate(zip(*maps, strict=True)):
-            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale))
+            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale), self.config.border)
         self.fitted.fill_(True)
-
-
-def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of raw maps, over images and locations."""
-    return raw.mean(), raw.std().clamp_min(1e-6)

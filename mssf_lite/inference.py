@@ -143,8 +143,7 @@ class Folded(FusedDetector):
             raise ValueError(f"a flow with subnets of {model.config.kernel} cannot be folded: use kernel=1")
         if not model.fitted:
             raise RuntimeError("this MSSF was not fitted: run fit(train, held_out) to its end, or load()")
-        super().__init__(model.config)
-        self.pyramid = model.pyramid
+        super().__init__(model.config, model.pyramid)
         self.map_mean, self.map_std, self.fitted = model.map_mean, model.map_std, model.fitted
         with torch.no_grad():
             self.scales = nn.ModuleList(ScaleFlow(model, s) for s in range(len(model.config.zooms)))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import Images, Progress, batches
+from .detector import Images, Progress, batches, check_given
 from .flows import SeparateFlows, siamese_flow
 from .fused import FusedDetector
 from .fusion import Whitening
@@ -67,9 +67,7 @@ class MSSF(FusedDetector):
             ValueError: no images, or images of the wrong shape, type or range.
             FloatingPointError: the loss is not finite.
         """
-        for name, images in (("train", train), ("held_out", held_out)):
-            if len(images) == 0:
-                raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
+        check_given(train, held_out)
         self.fitted.fill_(False)
         # read (or drawn) once; 11 bits hold what 8-bit images knew, in half the memory
         parts = [batch.half() for batch in batches(train, self.config, "reading images")]

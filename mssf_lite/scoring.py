@@ -2,7 +2,9 @@
 
 Each scale's raw map is read in standard deviations of *held-out normal images*: no map is ever rescaled by
 its own image, so maps and scores compare across images and textures, and one threshold means the same
-everywhere. Then the scales are put together, and differently for the two questions [ours]:
+everywhere. The outermost locations have a unit of their own: from there the network looks beyond the image,
+where it sees zeros, and even normal images are less likely than inside [ours]. Then the scales are put
+together, and differently for the two questions [ours]:
 
 * *Where?* The map weights each scale by the number of its locations, zoom squared: one of the half-size image
   speaks for four times the area. It averages their asinh, which is linear near 0 and a logarithm far out, so
@@ -24,8 +26,38 @@ class Prediction(NamedTuple):
     """What every detector returns for a batch."""
 
     maps: Tensor | list[Tensor]  # (B, H, W), or B of (H, W) where images differ in size; higher is more
-    # anomalous, in standard deviations of held-out normals
+    # anomalous, in standard deviations of held-out normals; those of the peers in their papers' units
     scores: Tensor  # (B,) float32, in the same unit
+
+
+def border(grid: tuple[int, int]) -> Tensor:
+    """Which locations lie outermost, (h, w) int64: 1 on the border, 0 inside."""
+    outermost = torch.ones(grid, dtype=torch.long)
+    outermost[1:-1, 1:-1] = 0
+    return outermost
+
+
+def moments(raw: Tensor, apart: bool = True) -> tuple[Tensor, Tensor]:
+    """The unit of raw maps: their mean and standard deviation over images and locations.
+
+    Args:
+        raw: (B, h, w), of normal images.
+        apart: whether the border has a unit of its own; else, and on grids without inside, both are one.
+
+    Returns:
+        Mean and standard deviation, (2,) each: inside, border.
+    """
+    outermost = border(raw.shape[1:]).to(raw.device) == 1
+    apart = apart and not outermost.all()
+    places = [raw[:, ~outermost], raw[:, outermost]] if apart else [raw, raw]
+    mean, std = (torch.stack([f(values) for values in places]) for f in (torch.mean, torch.std))
+    return mean, std.clamp_min(1e-6)
+
+
+def standardised(raw: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Raw maps (B, h, w) in the unit that :func:`moments` gave, (2,) each -> (B, h, w)."""
+    outermost = border(raw.shape[1:]).to(raw.device)
+    return (raw - mean[outermost]) / std[outermost]
 
 
 def merged(values: Sequence[Tensor], weights: Sequence[float], combine: str = "multiply") -> Tensor:

@@ -21,10 +21,9 @@ from tqdm.auto import tqdm
 
 from . import parallel
 from .detector import Images, Progress, autocast, batches
-from .fused import moments
 from .loop import State, fingerprint, remember, seeded
 from .losses import boundary, hindering_loss, hindering_weight, log_likelihood
-from .scoring import image_score
+from .scoring import image_score, moments, standardised
 from .synthesis import MAS
 
 if TYPE_CHECKING:
@@ -231,9 +230,9 @@ def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tu
         return maps, likelihoods
 
     (plain, likelihoods), (changed, _) = through(normal), through(twins)
-    units = [moments(raw) for raw in plain]
+    units = [moments(raw, c.border) for raw in plain]
     scores = [
-        image_score([(raw - mean) / std for raw, (mean, std) in zip(one, units, strict=True)], c.top_share)
+        image_score([standardised(raw, *unit) for raw, unit in zip(one, units, strict=True)], c.top_share)
         for one in (plain, changed)
     ]
     labels = np.repeat([False, True], [len(scores[0]), len(scores[1])])

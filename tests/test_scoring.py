@@ -5,7 +5,29 @@ import math
 import pytest
 import torch
 
-from mssf_lite.scoring import add_scales, image_score, merged
+from mssf_lite.scoring import add_scales, border, image_score, merged, moments, standardised
+
+
+def test_the_border_is_the_outermost_ring():
+    assert border((3, 4)).tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+    assert border((2, 5)).all()
+
+
+def test_inside_and_border_come_to_mean_0_and_deviation_1_each():
+    raw = torch.randn(50, 5, 7) * 3
+    raw[:, 1:-1, 1:-1] = raw[:, 1:-1, 1:-1] / 10 - 4
+    unit = standardised(raw, *moments(raw))
+    outermost = border((5, 7)) == 1
+    for place in (outermost, ~outermost):
+        assert unit[:, place].mean().abs() < 1e-5
+        assert unit[:, place].std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_without_a_unit_of_its_own_or_without_an_inside_the_border_is_like_the_rest():
+    raw = torch.randn(4, 5, 5)
+    torch.testing.assert_close(standardised(raw, *moments(raw, apart=False)), (raw - raw.mean()) / raw.std())
+    small = torch.randn(4, 2, 5)
+    torch.testing.assert_close(standardised(small, *moments(small)), (small - small.mean()) / small.std())
 
 
 def test_scales_are_averaged_by_their_number_of_locations_in_asinh():

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detector import Detector, Images, check_images
+from ..config import Settings
+from ..detector import Detector, Images, autocast, check_given, check_images
 from ..loop import PlainProgress, remember, train_epochs
+
+
+@dataclass(frozen=True)
+class GridSettings(Settings):
+    """What a peer that knows one grid only has to say beside the rest."""
+
+    stride: int = 16  # of the grid that all stages are brought to, in pixels
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the features of an image of ``image_size``."""
+        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
 
 
 class Peer(Detector):
@@ -50,9 +65,7 @@ class Peer(Detector):
         self, train: Images, held_out: Images, resume: str | Path | None = None
     ) -> Iterator[PlainProgress]:
         """Learn what is normal; yields after every epoch. See :meth:`mssf_lite.detector.Detector.fit`."""
-        for name, images in (("train", train), ("held_out", held_out)):
-            if len(images) == 0:
-                raise ValueError(f"fit() got no {name} images: both train and held_out need normal images")
+        check_given(train, held_out)
         self.fitted.fill_(False)
         kept = [
             remember(self.features, images, self.config, title)
@@ -62,6 +75,33 @@ class Peer(Detector):
         resume = Path(resume) if resume else None
         yield from train_epochs(self.model, self.config, *self.optimizer(), self.loss, *kept, resume)
         self.fitted.fill_(True)
+
+
+class GridPeer(Peer):
+    """A peer that reconstructs features on one grid: it refuses images smaller than those of training.
+
+    Larger ones are looked at in windows, see :func:`in_windows`.
+    """
+
+    config: GridSettings
+
+    def __init__(self, config: GridSettings):
+        super().__init__(config)
+        self.least = min(config.image_size)
+
+    def see(self, images: Tensor) -> list[Tensor]:
+        """All stages on one grid, bilinear: one (B, C, H // stride, W // stride)."""
+        grid = tuple(side // self.config.stride for side in images.shape[-2:])
+        with autocast(self.device):
+            stages = [stage.float() for stage in self.pyramid(images)]
+        # the rule of pixel centres: a texture looks the same in an image of any size [ours]
+        return [torch.cat([F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in stages], 1)]
+
+
+def channel_moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel over some 500 images, (N, C, h, w) -> two of (C, 1, 1)."""
+    some = features[:: max(1, len(features) // 500)].float()
+    return some.mean((0, 2, 3))[:, None, None], some.std((0, 2, 3)).clamp_min(1e-6)[:, None, None]
 
 
 def in_windows(function: Callable[[Tensor], Tensor], x: Tensor, window: tuple[int, int]) -> Tensor:

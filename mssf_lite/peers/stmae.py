@@ -20,15 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Settings
-from ..detector import autocast
 from ..loop import seeded
-from ..scoring import Prediction, image_score
-from .peer import Peer, in_windows
+from ..scoring import Prediction, enlarged, image_score
+from .peer import GridPeer, GridSettings, channel_moments, in_windows
 
 
 @dataclass(frozen=True)
-class STMAEConfig(Settings):
+class STMAEConfig(GridSettings):
     """All settings of an ST-MAE run."""
 
     stages: tuple[str, ...] = ("blocks.1", "blocks.2", "blocks.4")  # hierarchical, shallow to deep [paper];
@@ -67,11 +65,6 @@ class STMAEConfig(Settings):
         "fast": {"epochs": 4},
         "full": {},
     }
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of the features of an image of ``image_size``."""
-        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
 
     def checks(self) -> dict[str, bool]:
         """Name of a field -> whether its value can work."""
@@ -172,7 +165,7 @@ def take(tokens: Tensor, order: Tensor) -> Tensor:
     return tokens.gather(1, order[..., None].expand(*order.shape, tokens.shape[2]))
 
 
-class STMAE(Peer):
+class STMAE(GridPeer):
     """The peer whose *Siamese* means one encoder for two halves of one image.
 
     A map is, place by place, the mean squared residual of the features times 1 - cosine, averaged over
@@ -189,7 +182,6 @@ class STMAE(Peer):
     def __init__(self, config: STMAEConfig | None = None):
         super().__init__(config or STMAEConfig.profile("full"))
         c = self.config
-        self.least = min(c.image_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
             self.model = TransitionAutoencoder(sum(self.pyramid.channels), c)
@@ -201,18 +193,11 @@ class STMAE(Peer):
         """So many random orders of the patches, (count, N); each half of one is a half of the image."""
         return torch.rand(count, len(self.model.places), generator=rng).argsort(1)
 
-    def see(self, images: Tensor) -> list[Tensor]:
-        """All stages on one grid, bilinear: one (B, C, H // stride, W // stride)."""
-        grid = tuple(side // self.config.stride for side in images.shape[-2:])
-        with autocast(self.device):
-            stages = [stage.float() for stage in self.pyramid(images)]
-        return [torch.cat([F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in stages], 1)]
-
     def prepare(self, features: list[Tensor]) -> None:
         """Mean and deviation of each channel, so that all are heard alike [ours]."""
-        some = features[0][:: max(1, len(features[0]) // 500)].float()
-        self.mean.copy_(some.mean((0, 2, 3), keepdim=True)[0])
-        self.std.copy_(some.std((0, 2, 3), keepdim=True)[0].clamp_min(1e-6))
+        mean, std = channel_moments(features[0])
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def loss(self, features: list[Tensor], rng: torch.Generator) -> Tensor:
         """Mean squared error of what the halves expect of each other, plus a weight times 1 - cosine."""
@@ -245,6 +230,5 @@ class STMAE(Peer):
         Raises:
             ValueError: the image is smaller than those of training, in one direction.
         """
-        raw = in_windows(self.residual, (features[0] - self.mean) / self.std, self.config.grid)
-        maps = F.interpolate(raw, size, mode="bilinear", align_corners=False)[:, 0]
-        return Prediction(maps, image_score([raw[:, 0]], self.config.top_share))
+        raw = in_windows(self.residual, (features[0] - self.mean) / self.std, self.config.grid)[:, 0]
+        return Prediction(enlarged(raw, size), image_score([raw], self.config.top_share))

@@ -22,14 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Settings
-from ..detector import autocast
-from ..scoring import Prediction
-from .peer import Peer, in_windows
+from ..scoring import Prediction, enlarged
+from .peer import GridPeer, GridSettings, channel_moments, in_windows
 
 
 @dataclass(frozen=True)
-class UniADConfig(Settings):
+class UniADConfig(GridSettings):
     """All settings of a UniAD run."""
 
     stages: tuple[str, ...] = ("blocks.0", "blocks.1", "blocks.2", "blocks.4")  # [UniAD: EfficientNet-B4's
@@ -74,11 +72,6 @@ class UniADConfig(Settings):
             "learning_rate": 1e-4,
         },
     }
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of the tokens of an image of ``image_size``."""
-        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
 
     def checks(self) -> dict[str, bool]:
         """Name of a field -> whether its value can work."""
@@ -218,7 +211,7 @@ class MaskedTransformer(nn.Module):
         return x * self.std + self.mean
 
 
-class UniAD(Peer):
+class UniAD(GridPeer):
     """The peer that MSSF's abstract measures its speed against.
 
     Maps are distances |reconstruction - features| and scores their highest mean over a square of 16 x 16
@@ -235,18 +228,9 @@ class UniAD(Peer):
 
     def __init__(self, config: UniADConfig | None = None):
         super().__init__(config or UniADConfig.profile("full"))
-        self.least = min(self.config.image_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self.model = MaskedTransformer(sum(self.pyramid.channels), self.config)
-
-    def see(self, images: Tensor) -> list[Tensor]:
-        """All stages on the grid of the deepest, bilinear: one (B, C, H // stride, W // stride)."""
-        grid = tuple(side // self.config.stride for side in images.shape[-2:])
-        with autocast(self.device):
-            stages = [stage.float() for stage in self.pyramid(images)]
-        # the rule of pixel centres: a texture looks the same in an image of any size [ours]
-        return [torch.cat([F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in stages], 1)]
 
     def prepare(self, features: list[Tensor]) -> None:
         """Mean and deviation of each channel: where the transformer's first and last layer start [ours].
@@ -254,9 +238,9 @@ class UniAD(Peer):
         They could learn both by themselves, and in the published training's many steps do. The loss stays one
         of the features as they are.
         """
-        some = features[0][:: max(1, len(features[0]) // 500)].float()
-        self.model.mean.copy_(some.mean((0, 2, 3), keepdim=True)[0])
-        self.model.std.copy_(some.std((0, 2, 3), keepdim=True)[0].clamp_min(1e-6))
+        mean, std = channel_moments(features[0])
+        self.model.mean.copy_(mean)
+        self.model.std.copy_(std)
 
     def loss(self, features: list[Tensor], rng: torch.Generator) -> Tensor:
         """Mean squared error of the reconstruction; in training, of jittered features."""
@@ -284,8 +268,8 @@ class UniAD(Peer):
             ValueError: the image is smaller than those of training, in one direction.
         """
         (x,) = features
-        distance = (in_windows(self.model, x, self.config.grid) - x).norm(dim=1, keepdim=True)
-        maps = F.interpolate(distance, size, mode="bilinear", align_corners=False)
+        distance = (in_windows(self.model, x, self.config.grid) - x).norm(dim=1)
+        maps = enlarged(distance, size)[:, None]
         side = self.config.pool
         pooled = F.avg_pool2d(F.avg_pool2d(maps, (side, 1), 1), (1, side), 1)  # rows, then columns: the same
         return Prediction(maps[:, 0], pooled.amax((1, 2, 3)))

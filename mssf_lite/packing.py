@@ -1,0 +1,131 @@
+"""Sooner answers of a frozen network on a CPU, the same up to rounding.
+
+oneDNN computes a convolution and the activation behind it in one go, and lays weights out for the processor
+before it starts; PyTorch's eager convolution does neither, for it must expect its weights to change. Those of
+a frozen network never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+# how oneDNN's operator calls an activation: name and numbers
+ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+}
+
+
+_ALLOWED: ContextVar[bool] = ContextVar("allowed", default=True)
+
+
+@contextmanager
+def unpacked() -> Iterator[None]:
+    """Inside it every convolution takes its plain form, for those who count or compare."""
+    token = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+@register_notrace_module  # to the feature extractor it is one step
+class PackedConv(nn.Module):
+    """A frozen convolution and the activation behind it, as one operation.
+
+    Where oneDNN cannot take it (on a GPU, in half precision, or where somebody wants a gradient) it is
+    ``act(conv(x))``.
+
+    Args:
+        conv: frozen, with a bias.
+        act: of a type in ``ACTIVATIONS``.
+    """
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module):
+        super().__init__()
+        self.conv, self.act = conv, act
+        # TensorFlow's "same" at stride 2 pads an image of even sides by one place more at the end than at the
+        # start. A kernel with one more row and column, of zeros, gives the same with equal padding: no copy.
+        self.uneven = isinstance(conv, Conv2dSame)
+        self._packed: tuple[Tensor, tuple[Any, ...]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy lays its weights out itself."""
+        return self.__dict__ | {"_packed": None}
+
+    def train(self, mode: bool = True) -> PackedConv:
+        """Frozen: always in eval mode."""
+        return super().train(False)
+
+    def packs(self, x: Tensor) -> bool:
+        """Whether oneDNN can take this input."""
+        if not _ALLOWED.get():
+            return False
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        wanted = torch.is_grad_enabled() and x.requires_grad
+        fits = not self.uneven or (x.shape[-1] % 2 == 0 and x.shape[-2] % 2 == 0)
+        return plain and fits and not wanted and not torch.is_autocast_enabled("cpu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, h, w)."""
+        if not self.packs(x):
+            return self.act(self.conv(x))
+        if self._packed is None or self._packed[0].device != x.device:
+            self._packed = self.packed(x.shape)
+        weight, geometry = self._packed
+        how = ACTIVATIONS[type(self.act)]
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, *how, "")
+
+    @torch.no_grad()
+    def packed(self, shape: torch.Size) -> tuple[Tensor, tuple[Any, ...]]:
+        """The weights as oneDNN wants them for an input of this shape; others are served as well.
+
+        Returns:
+            Weights, and (padding, stride, dilation, groups).
+        """
+        conv, weight = self.conv, self.conv.weight
+        padding = conv.padding
+        if self.uneven:
+            weight, padding = F.pad(weight, (1, 0, 1, 0)), tuple((k - 1) // 2 for k in conv.kernel_size)
+        geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
+        weight = weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *geometry, list(shape)), geometry
+
+
+def fold_batchnorm(net: nn.Module) -> nn.Module:
+    """Fold each batch norm into the convolution before it and pack both, in place.
+
+    In eval mode a batch norm is one affine map. On two CPU cores folding alone takes the default network from
+    41 to 25 ms an image of 256 x 256 [ours].
+    """
+    for module in list(net.modules()):
+        children = list(module.named_children())  # timm registers a norm right behind its convolution
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                conv = nn.utils.fuse_conv_bn_eval(conv, norm)
+                act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+                if _can_be_packed(conv) and type(act) in ACTIVATIONS:
+                    conv, act = PackedConv(conv, act), nn.Identity()
+                setattr(module, conv_name, conv)
+                setattr(module, norm_name, act)
+    return net
+
+
+def _can_be_packed(conv: nn.Conv2d) -> bool:
+    if conv.padding_mode != "zeros":
+        return False
+    if isinstance(conv, Conv2dSame):
+        return conv.stride == (2, 2) and conv.dilation == (1, 1) and all(k % 2 for k in conv.kernel_size)
+    return type(conv) is nn.Conv2d and not isinstance(conv.padding, str)

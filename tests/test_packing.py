@@ -1,0 +1,80 @@
+"""Packed convolutions give what plain ones give, wherever they are asked."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mssf_lite.features import load_backbone, timm
+from mssf_lite.packing import PackedConv, fold_batchnorm
+
+
+def packed_in(net):
+    return [m for m in net.modules() if isinstance(m, PackedConv)]
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return fold_batchnorm(load_backbone()).to(memory_format=torch.channels_last)
+
+
+def test_every_convolution_of_the_default_network_is_packed(packed):
+    convolutions = [m for m in packed.modules() if isinstance(m, nn.Conv2d)]
+    assert len(packed_in(packed)) == len(convolutions) == 49
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "resnet18", "mobilenetv3_small_050", "regnetx_002"])
+@pytest.mark.parametrize("size", [(64, 96), (75, 53)])
+def test_a_packed_network_answers_like_the_plain_one(name, size):
+    torch.manual_seed(0)
+    plain = timm.create_model(name).eval().requires_grad_(False)
+    for norm in plain.modules():  # untrained statistics would hide a norm that is lost
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 2)
+            norm.bias.normal_(0, 0.1)
+    quick = fold_batchnorm(copy.deepcopy(plain)).to(memory_format=torch.channels_last)
+    assert packed_in(quick)
+    images = torch.rand(2, 3, *size)
+    for _ in range(2):  # the second call uses the weights that the first has laid out
+        expected, found = plain.forward_features(images), quick.forward_features(images)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_weights_laid_out_for_one_size_serve_any_other(packed):
+    plain = load_backbone()
+    with torch.no_grad():
+        packed.forward_features(torch.rand(1, 3, 32, 32))
+        for shape in [(3, 3, 256, 64), (1, 3, 61, 90), (2, 3, 128, 128)]:
+            images = torch.rand(shape)
+            found = packed.forward_features(images)
+            torch.testing.assert_close(found, plain.forward_features(images), atol=2e-3, rtol=1e-3)
+
+
+def test_where_a_gradient_is_wanted_it_is_that_of_the_plain_form(packed):
+    layer = packed_in(packed)[0]
+    x = torch.rand(1, 3, 16, 16, requires_grad=True)
+    layer(x).square().sum().backward()
+    again = x.detach().requires_grad_()
+    layer.act(layer.conv(again)).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    torch.testing.assert_close(x.grad, again.grad)
+
+
+def test_double_and_half_precision_take_the_plain_form(packed):
+    layer = copy.deepcopy(packed_in(packed)[0])
+    x = torch.rand(1, 3, 16, 16)
+    assert layer.packs(x)
+    assert not layer.packs(x.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not layer.packs(x)
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_a_copy_can_be_made_after_use(packed):
+    layer, x = packed_in(packed)[0], torch.rand(1, 3, 16, 16)
+    first = layer(x)
+    twin = copy.deepcopy(layer)
+    assert twin._packed is None
+    torch.testing.assert_close(twin(x), first)
