@@ -26,7 +26,7 @@ class Settings:
     image_size: tuple[int, int] = (256, 256)  # (height, width) the chapters resize to [ours]
     backbone: str = "tf_efficientnet_lite0"  # frozen; real ImageNet weights from the package index [ours]
     weights: str | None = None  # path of a state dict, "random", or None: see features.load_backbone
-    stages: tuple[str, ...] = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")  # [ours]
+    stages: tuple[str, ...] = ("blocks.2", "blocks.3", "blocks.4", "blocks.5")  # [ours]
 
     # training
     epochs: int = 4  # [ours]
@@ -114,7 +114,7 @@ class Config(Settings):
     score: Literal["both", "nll", "z2"] = "both"  # see MSSF.raw_map [ours]
     top_share: float = 0.03  # the image score is the mean of this share of each scale [MSFlow]
     combine: Literal["multiply", "add"] = "multiply"  # likelihoods of the scales, see scoring.merged [ours]
-    border: bool = True  # the outermost locations are judged in a unit of their own [ours]
+    rings: int = 2  # of locations at the border that are judged in units of their own [ours]
 
     recipe: int = 4
 
@@ -132,7 +132,7 @@ class Config(Settings):
     def checks(self) -> dict[str, bool]:
         """Name of a field -> whether its value can work."""
         good = super().checks() | {name: getattr(self, name) > 0 for name in ("stride", "hidden", "clamp")}
-        good |= {name: getattr(self, name) >= 0 for name in ("blocks", "ridge")}
+        good |= {name: getattr(self, name) >= 0 for name in ("blocks", "ridge", "rings")}
         good |= {name: 0 < getattr(self, name) <= 1 for name in ("top_share", "ramp")}
         good["boundary_quantile"] = 0 < self.boundary_quantile < 1
         good["zooms"] = len(self.zooms) > 0 and all(zoom > 0 for zoom in self.zooms)

@@ -28,9 +28,9 @@ class FusedDetector(Detector):
         super().__init__(config, pyramid)
         scales = len(config.zooms)
         self.least = round(2 * config.stride / min(config.zooms))
-        # of each raw map over held-out normals, inside and on the border: see scoring.moments
-        self.register_buffer("map_mean", torch.zeros(scales, 2))
-        self.register_buffer("map_std", torch.ones(scales, 2))
+        # of each raw map over held-out normals, ring by ring to the inside: see scoring.moments
+        self.register_buffer("map_mean", torch.zeros(scales, config.rings + 1))
+        self.register_buffer("map_std", torch.ones(scales, config.rings + 1))
 
     def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """The raw maps: one (B, h_s, w_s) a scale, higher is more anomalous.
@@ -75,5 +75,5 @@ class FusedDetector(Detector):
         title = "unit of the maps"
         maps = [self.scale_maps(self.features(batch)) for batch in batches(held_out, self.config, title)]
         for s, scale in enumerate(zip(*maps, strict=True)):
-            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale), self.config.border)
+            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale), self.config.rings)
         self.fitted.fill_(True)

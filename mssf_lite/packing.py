@@ -59,11 +59,11 @@ class PackedConv(nn.Module):
         # TensorFlow's "same" at stride 2 pads an image of even sides by one place more at the end than at the
         # start. A kernel with one more row and column, of zeros, gives the same with equal padding: no copy.
         self.uneven = isinstance(conv, Conv2dSame)
-        self._packed: tuple[Tensor, tuple[Any, ...]] | None = None
+        self._packed: dict[torch.Size, tuple[Tensor, tuple[Any, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy lays its weights out itself."""
-        return self.__dict__ | {"_packed": None}
+        return self.__dict__ | {"_packed": {}}
 
     def train(self, mode: bool = True) -> PackedConv:
         """Frozen: always in eval mode."""
@@ -82,9 +82,9 @@ class PackedConv(nn.Module):
         """(B, C, H, W) -> (B, K, h, w)."""
         if not self.packs(x):
             return self.act(self.conv(x))
-        if self._packed is None or self._packed[0].device != x.device:
-            self._packed = self.packed(x.shape)
-        weight, geometry = self._packed
+        if x.shape not in self._packed:
+            self._packed[x.shape] = self.packed(x.shape)
+        weight, geometry = self._packed[x.shape]
         how = ACTIVATIONS[type(self.act)]
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, *how, "")
 

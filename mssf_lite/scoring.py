@@ -2,8 +2,8 @@
 
 Each scale's raw map is read in standard deviations of *held-out normal images*: no map is ever rescaled by
 its own image, so maps and scores compare across images and textures, and one threshold means the same
-everywhere. The outermost locations have a unit of their own: from there the network looks beyond the image,
-where it sees zeros, and even normal images are less likely than inside [ours]. Then the scales are put
+everywhere. The locations near the border have units of their own: they look beyond the image, where the
+network sees zeros, and even normal images are less likely there than inside [ours]. Then the scales are put
 together, and differently for the two questions [ours]:
 
 * *Where?* The map weights each scale by the number of its locations, zoom squared: one of the half-size image
@@ -30,34 +30,36 @@ class Prediction(NamedTuple):
     scores: Tensor  # (B,) float32, in the same unit
 
 
-def border(grid: tuple[int, int]) -> Tensor:
-    """Which locations lie outermost, (h, w) int64: 1 on the border, 0 inside."""
-    outermost = torch.ones(grid, dtype=torch.long)
-    outermost[1:-1, 1:-1] = 0
-    return outermost
+def distance_to_border(grid: tuple[int, int], most: int) -> Tensor:
+    """How many locations lie between each location and the border, at most ``most``: (h, w) int64."""
+    rows, columns = (torch.minimum(torch.arange(n), torch.arange(n).flip(0)) for n in grid)
+    return torch.minimum(rows[:, None], columns).clamp_max(most)
 
 
-def moments(raw: Tensor, apart: bool = True) -> tuple[Tensor, Tensor]:
-    """The unit of raw maps: their mean and standard deviation over images and locations.
+def moments(raw: Tensor, rings: int) -> tuple[Tensor, Tensor]:
+    """The units of raw maps: mean and standard deviation over images and locations.
 
     Args:
         raw: (B, h, w), of normal images.
-        apart: whether the border has a unit of its own; else, and on grids without inside, both are one.
+        rings: how many rings of locations have a unit of their own, counted from the border.
 
     Returns:
-        Mean and standard deviation, (2,) each: inside, border.
+        Mean and standard deviation, (rings + 1,) each: from the outermost ring to the inside. What a small
+        grid has none of takes the unit of the next ring outside it.
     """
-    outermost = border(raw.shape[1:]).to(raw.device) == 1
-    apart = apart and not outermost.all()
-    places = [raw[:, ~outermost], raw[:, outermost]] if apart else [raw, raw]
-    mean, std = (torch.stack([f(values) for values in places]) for f in (torch.mean, torch.std))
+    distance = distance_to_border(raw.shape[1:], rings).to(raw.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for ring in range(rings + 1):
+        values = raw[:, distance == ring]
+        found.append((values.mean(), values.std()) if values.numel() else found[-1])
+    mean, std = (torch.stack(values) for values in zip(*found, strict=True))
     return mean, std.clamp_min(1e-6)
 
 
 def standardised(raw: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Raw maps (B, h, w) in the unit that :func:`moments` gave, (2,) each -> (B, h, w)."""
-    outermost = border(raw.shape[1:]).to(raw.device)
-    return (raw - mean[outermost]) / std[outermost]
+    """Raw maps (B, h, w) in the units that :func:`moments` gave, (rings + 1,) each -> (B, h, w)."""
+    distance = distance_to_border(raw.shape[1:], len(mean) - 1).to(raw.device)
+    return (raw - mean[distance]) / std[distance]
 
 
 def merged(values: Sequence[Tensor], weights: Sequence[float], combine: str = "multiply") -> Tensor:

@@ -230,7 +230,7 @@ def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tu
         return maps, likelihoods
 
     (plain, likelihoods), (changed, _) = through(normal), through(twins)
-    units = [moments(raw, c.border) for raw in plain]
+    units = [moments(raw, c.rings) for raw in plain]
     scores = [
         image_score([standardised(raw, *unit) for raw, unit in zip(one, units, strict=True)], c.top_share)
         for one in (plain, changed)

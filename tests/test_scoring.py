@@ -5,29 +5,30 @@ import math
 import pytest
 import torch
 
-from mssf_lite.scoring import add_scales, border, image_score, merged, moments, standardised
+from mssf_lite.scoring import add_scales, distance_to_border, image_score, merged, moments, standardised
 
 
-def test_the_border_is_the_outermost_ring():
-    assert border((3, 4)).tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
-    assert border((2, 5)).all()
+def test_distance_to_the_border_counts_locations():
+    assert distance_to_border((3, 4), 9).tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert distance_to_border((5, 5), 2)[2].tolist() == [0, 1, 2, 1, 0]
+    assert distance_to_border((5, 5), 1).max() == 1
 
 
-def test_inside_and_border_come_to_mean_0_and_deviation_1_each():
-    raw = torch.randn(50, 5, 7) * 3
-    raw[:, 1:-1, 1:-1] = raw[:, 1:-1, 1:-1] / 10 - 4
-    unit = standardised(raw, *moments(raw))
-    outermost = border((5, 7)) == 1
-    for place in (outermost, ~outermost):
-        assert unit[:, place].mean().abs() < 1e-5
-        assert unit[:, place].std().item() == pytest.approx(1, abs=1e-5)
+def test_each_ring_and_the_inside_come_to_mean_0_and_deviation_1():
+    raw = torch.randn(50, 6, 7)
+    distance = distance_to_border((6, 7), 2)
+    raw = raw * torch.tensor([3.0, 1.0, 0.1])[distance] - distance
+    unit = standardised(raw, *moments(raw, 2))
+    for ring in range(3):
+        assert unit[:, distance == ring].mean().abs() < 1e-5
+        assert unit[:, distance == ring].std().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_without_a_unit_of_its_own_or_without_an_inside_the_border_is_like_the_rest():
-    raw = torch.randn(4, 5, 5)
-    torch.testing.assert_close(standardised(raw, *moments(raw, apart=False)), (raw - raw.mean()) / raw.std())
-    small = torch.randn(4, 2, 5)
-    torch.testing.assert_close(standardised(small, *moments(small)), (small - small.mean()) / small.std())
+def test_without_rings_or_on_a_grid_without_inside_there_is_one_unit():
+    for raw, rings in ((torch.randn(4, 5, 5), 0), (torch.randn(4, 2, 5), 2)):
+        expected = (raw - raw.mean()) / raw.std()
+        torch.testing.assert_close(standardised(raw, *moments(raw, rings)), expected)
+        assert all(len(values) == rings + 1 for values in moments(raw, rings))
 
 
 def test_scales_are_averaged_by_their_number_of_locations_in_asinh():
