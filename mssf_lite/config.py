@@ -95,7 +95,7 @@ class Config(Settings):
     siamese: bool = True  # one flow for all scales; False gives each scale its own [paper: Siamese]
     flow_components: int | None = None  # leading components that the flow bends, the others keep their
     # Gaussian; None bends all [ours]
-    blocks: int = 4  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
+    blocks: int = 3  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
     hidden: int = 128  # width of the coupling subnet's bottleneck [ours]
     kernel: int = 1  # kernel of the coupling subnet; 1 looks at one location only [ours]
     clamp: float = 1.9  # bound on |log scale| of a coupling [MSFlow]
