@@ -26,7 +26,7 @@ class Settings:
     image_size: tuple[int, int] = (256, 256)  # (height, width) the chapters resize to [ours]
     backbone: str = "tf_efficientnet_lite0"  # frozen; real ImageNet weights from the package index [ours]
     weights: str | None = None  # path of a state dict, "random", or None: see features.load_backbone
-    stages: tuple[str, ...] = ("blocks.2", "blocks.3", "blocks.4", "blocks.5")  # [ours]
+    stages: tuple[str, ...] = ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")  # [ours]
 
     # training
     epochs: int = 4  # [ours]
