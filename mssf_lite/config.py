@@ -85,7 +85,7 @@ class Config(Settings):
     """All settings of an MSSF run."""
 
     # multi-level feature fusion (MLFF)
-    zooms: tuple[float, ...] = (1.0, 0.5)  # the image is seen at these sizes: the flow's scales [ours]
+    zooms: tuple[float, ...] = (1.0, 0.5, 0.25)  # the sizes at which the image is seen: the scales [ours]
     stride: int = 16  # grid of the fused features, in pixels of the zoomed image [ours]
     neighbourhood: int = 3  # side of the mean over neighbouring locations [PatchCore: 3]
     ridge: float = 1e-2  # added to the eigenvalues of the correlation matrix before whitening [ours]
@@ -95,7 +95,7 @@ class Config(Settings):
     siamese: bool = True  # one flow for all scales; False gives each scale its own [paper: Siamese]
     flow_components: int | None = None  # leading components that the flow bends, the others keep their
     # Gaussian; None bends all [ours]
-    blocks: int = 3  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
+    blocks: int = 4  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
     hidden: int = 128  # width of the coupling subnet's bottleneck [ours]
     kernel: int = 1  # kernel of the coupling subnet; 1 looks at one location only [ours]
     clamp: float = 1.9  # bound on |log scale| of a coupling [MSFlow]
@@ -114,9 +114,9 @@ class Config(Settings):
     score: Literal["both", "nll", "z2"] = "both"  # see MSSF.raw_map [ours]
     top_share: float = 0.03  # the image score is the mean of this share of each scale [MSFlow]
     combine: Literal["multiply", "add"] = "multiply"  # likelihoods of the scales, see scoring.merged [ours]
-    rings: int = 2  # of locations at the border that are judged in units of their own [ours]
+    rings: int = 0  # of locations at the border that are judged in units of their own [ours]
 
-    recipe: int = 4
+    recipe: int = 3
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "check": {

@@ -129,14 +129,20 @@ def test_other_heights_and_widths_go_through_the_same_model(model):
     assert prediction.maps.shape == (2, 96, 160) and prediction.scores.shape == (2,)
 
 
-def test_units_of_each_raw_map_are_taken_from_held_out_normals(model):
-    fine, coarse = model[0].scale_maps(model[0].features(HELD_OUT))  # 4 x 4, and 2 x 2 without an inside
+def test_unit_of_each_raw_map_is_taken_from_held_out_normals(model):
+    for s, raw in enumerate(model[0].scale_maps(model[0].features(HELD_OUT))):
+        assert model[0].map_mean[s].item() == pytest.approx(raw.mean().item(), abs=1e-4)
+        assert model[0].map_std[s].item() == pytest.approx(raw.std().item(), rel=1e-3)
+
+
+def test_rings_of_the_border_have_units_of_their_own_where_asked_for():
+    model, _ = trained(replace(CHECK, blocks=0, epochs=0, rings=1))
+    fine, coarse = model.scale_maps(model.features(HELD_OUT))  # 4 x 4, and 2 x 2 without an inside
     border = torch.cat([fine[:, [0, -1]].flatten(), fine[:, 1:-1, [0, -1]].flatten()])
-    second = fine[:, 1:-1, 1:-1]  # all that is left: what lies behind it takes its unit
-    for s, places in enumerate([(border, second, second), (coarse, coarse, coarse)]):
+    for s, places in enumerate([(border, fine[:, 1:-1, 1:-1]), (coarse, coarse)]):
         for place, values in enumerate(places):
-            assert model[0].map_mean[s, place].item() == pytest.approx(values.mean().item(), abs=1e-4)
-            assert model[0].map_std[s, place].item() == pytest.approx(values.std().item(), rel=1e-3)
+            assert model.map_mean[s, place].item() == pytest.approx(values.mean().item(), abs=1e-4)
+            assert model.map_std[s, place].item() == pytest.approx(values.std().item(), rel=1e-3)
 
 
 def test_lists_of_images_do_as_well_as_one_tensor(model):
