@@ -50,7 +50,8 @@ class Run:
     def parameters(self, root: str) -> dict[str, Any]:
         """What papermill hands to the chapter."""
         own = {k: v for k, v in asdict(self).items() if v != "" and k != "printed"}
-        return own | {"out": str(WORK.relative_to(ROOT))} | ({"data_root": root} if root else {})
+        place = place_of(self.dataset, root)
+        return own | {"out": str(WORK.relative_to(ROOT))} | ({"data_root": place} if place else {})
 
 
 def slug(name: str) -> str:
@@ -75,13 +76,16 @@ def declared(path: Path = ROOT / "book" / "runs.yml") -> list[Run]:
     return runs
 
 
+def place_of(names: str, root: str) -> str | None:
+    """Where a declared data set lies; drawn textures lie nowhere."""
+    return None if names == "textures" else root or None
+
+
 def open_declared(names: str, root: str, split: str | None, seed: int):
-    """A declared data set, such as "mt" or "mt+aitex+textures"; drawn ones need no root."""
+    """A declared data set, such as "mt" or "mt+aitex+textures"."""
     from mssf_lite.data import open_dataset
 
-    several = names.split("+")
-    place = None if several == ["textures"] else root or None
-    return open_dataset(several, root=place, split=split or None, seed=seed)
+    return open_dataset(names.split("+"), root=place_of(names, root), split=split or None, seed=seed)
 
 
 def up_to_date(run: Run, dataset, records: Path) -> bool:

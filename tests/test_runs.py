@@ -113,3 +113,10 @@ def test_a_finished_run_leaves_its_record_and_where_asked_for_its_page(tmp_path,
     runs.execute(RUN, "/home/me/data", tmp_path / "book")
     page = nbformat.read(tmp_path / "book" / "runs" / RUN.page, as_version=4)
     assert page.cells[0].source.startswith("# Printed run: mt")
+
+
+def test_the_chapter_is_told_of_a_folder_unless_the_set_is_drawn():
+    assert RUN.parameters("/data")["data_root"] == "/data"
+    assert replace(RUN, dataset="mt+textures").parameters("/data")["data_root"] == "/data"
+    assert "data_root" not in replace(RUN, dataset="textures").parameters("/data")
+    assert "data_root" not in RUN.parameters("")
