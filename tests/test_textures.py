@@ -220,3 +220,13 @@ def test_an_image_takes_milliseconds(texture):
     for n in range(3):
         draw(str(n), texture)
     assert (time.process_time() - start) / 3 < 0.2  # about 0.015 alone; a busy machine may be slower
+
+
+def test_a_drawing_that_was_written_to_is_read_unchanged_again():
+    data = make_textures(seed=5, textures=["wood"])
+    image, mask = data.read(data.test[-1])
+    kept = image.clone(), mask.clone()
+    image.zero_()
+    mask.fill_(True)
+    again = data.read(data.test[-1])
+    assert torch.equal(again[0], kept[0]) and torch.equal(again[1], kept[1])
