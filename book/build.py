@@ -23,10 +23,11 @@ CHECK = ROOT / "_build" / "check" / "notebooks"
 SITE = ROOT / "_build" / "html"
 KERNELS = {  # see set_environment
     "JUPYTER_PREFER_ENV_PATH": "1",  # our own kernel comes before any registered elsewhere
-    # Threads that wait for each other sleep instead of spinning. With another program on one of two cores,
-    # training on the drawn textures took 94 s with these and 297 s without.
+    # Threads that wait for each other spin a moment, then sleep. With another program on one of two cores,
+    # training on the drawn textures took 94 s when they slept at once and 297 s when they spun as they liked;
+    # with two cores to itself a chapter of many small steps took 80 s when they slept at once, 54 s this way.
     "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "0",
+    "GOMP_SPINCOUNT": "20000",
     # Freed memory is kept for the next layer instead of being handed back and asked for again: 36 instead of
     # 52 ms an image for the frozen network on one thread (glibc only).
     "MALLOC_MMAP_MAX_": "0",
