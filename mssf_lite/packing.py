@@ -27,6 +27,14 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
 }
 
+KEPT = 8  # sizes of the input for which weights are kept laid out; the oldest goes first
+
+# not public, so they may be missing from a build of PyTorch, or from the next one
+SUPPORTED = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+)
 
 _ALLOWED: ContextVar[bool] = ContextVar("allowed", default=True)
 
@@ -71,9 +79,9 @@ class PackedConv(nn.Module):
 
     def packs(self, x: Tensor) -> bool:
         """Whether oneDNN can take this input."""
-        if not _ALLOWED.get():
+        if not (SUPPORTED and _ALLOWED.get()):
             return False
-        plain = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        plain = x.device.type == "cpu" and x.dtype == torch.float32
         wanted = torch.is_grad_enabled() and x.requires_grad
         fits = not self.uneven or (x.shape[-1] % 2 == 0 and x.shape[-2] % 2 == 0)
         return plain and fits and not wanted and not torch.is_autocast_enabled("cpu")
@@ -82,9 +90,12 @@ class PackedConv(nn.Module):
         """(B, C, H, W) -> (B, K, h, w)."""
         if not self.packs(x):
             return self.act(self.conv(x))
-        if x.shape not in self._packed:
-            self._packed[x.shape] = self.packed(x.shape)
-        weight, geometry = self._packed[x.shape]
+        size = x.shape[2:]
+        if size not in self._packed:
+            self._packed[size] = self.packed(x.shape)
+            if len(self._packed) > KEPT:
+                self._packed.pop(next(iter(self._packed)))
+        weight, geometry = self._packed[size]
         how = ACTIVATIONS[type(self.act)]
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, *how, "")
 

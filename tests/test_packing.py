@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mssf_lite.features import load_backbone, timm
-from mssf_lite.packing import PackedConv, fold_batchnorm
+from mssf_lite.packing import KEPT, PackedConv, fold_batchnorm
 
 
 def packed_in(net):
@@ -50,6 +50,22 @@ def test_weights_laid_out_for_one_size_serve_any_other(packed):
             images = torch.rand(shape)
             found = packed.forward_features(images)
             torch.testing.assert_close(found, plain.forward_features(images), atol=2e-3, rtol=1e-3)
+
+
+def test_weights_are_kept_for_a_few_sizes_only(packed):
+    layer = copy.deepcopy(packed_in(packed)[0])
+    for side in range(16, 16 + 2 * (KEPT + 3), 2):
+        layer(torch.rand(2, 3, side, side))
+    assert len(layer._packed) == KEPT
+    assert (side, side) in layer._packed and (16, 16) not in layer._packed
+
+
+def test_where_onednn_has_no_such_operator_the_plain_form_answers(packed, monkeypatch):
+    layer, x = packed_in(packed)[0], torch.rand(1, 3, 16, 16)
+    expected = layer(x)
+    monkeypatch.setattr("mssf_lite.packing.SUPPORTED", False)
+    assert not layer.packs(x)
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_where_a_gradient_is_wanted_it_is_that_of_the_plain_form(packed):
