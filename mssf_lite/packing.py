@@ -27,7 +27,9 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
 }
 
-KEPT = 8  # sizes of the input for which weights are kept laid out; the oldest goes first
+# shapes of the input for which weights are kept laid out; the oldest goes first. Weights laid out for a batch
+# of 8 serve a single image as well, but took 37 instead of 21 ms for it.
+KEPT = 12
 
 # not public, so they may be missing from a build of PyTorch, or from the next one
 SUPPORTED = (
@@ -90,12 +92,11 @@ class PackedConv(nn.Module):
         """(B, C, H, W) -> (B, K, h, w)."""
         if not self.packs(x):
             return self.act(self.conv(x))
-        size = x.shape[2:]
-        if size not in self._packed:
-            self._packed[size] = self.packed(x.shape)
+        if x.shape not in self._packed:
+            self._packed[x.shape] = self.packed(x.shape)
             if len(self._packed) > KEPT:
                 self._packed.pop(next(iter(self._packed)))
-        weight, geometry = self._packed[size]
+        weight, geometry = self._packed[x.shape]
         how = ACTIVATIONS[type(self.act)]
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, *how, "")
 

@@ -52,12 +52,12 @@ def test_weights_laid_out_for_one_size_serve_any_other(packed):
             torch.testing.assert_close(found, plain.forward_features(images), atol=2e-3, rtol=1e-3)
 
 
-def test_weights_are_kept_for_a_few_sizes_only(packed):
+def test_weights_are_kept_for_a_few_shapes_only(packed):
     layer = copy.deepcopy(packed_in(packed)[0])
     for side in range(16, 16 + 2 * (KEPT + 3), 2):
         layer(torch.rand(2, 3, side, side))
     assert len(layer._packed) == KEPT
-    assert (side, side) in layer._packed and (16, 16) not in layer._packed
+    assert (2, 3, side, side) in layer._packed and (2, 3, 16, 16) not in layer._packed
 
 
 def test_where_onednn_has_no_such_operator_the_plain_form_answers(packed, monkeypatch):
