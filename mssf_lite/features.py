@@ -41,7 +41,7 @@ _let_torchvision_import()
 import timm  # noqa: E402
 from timm.models import create_feature_extractor  # noqa: E402
 
-from .packing import fold_batchnorm  # noqa: E402
+from .packing import fold_batchnorm, unpacked  # noqa: E402
 
 PACKAGED = "tf_efficientnet_lite0"  # the one network whose weights are a package of the index
 
@@ -154,7 +154,7 @@ class Pyramid(nn.Module):
         net = fold_batchnorm(net).to(memory_format=torch.channels_last)
         self.net = create_feature_extractor(net, {stage: stage for stage in stages})
         self.stages = tuple(stages)
-        with torch.no_grad():
+        with torch.no_grad(), unpacked():  # nothing is laid out for an image that is only counted
             self.channels = [f.shape[1] for f in self(torch.zeros(1, 3, 64, 64))]
 
     def train(self, mode: bool = True) -> Pyramid:

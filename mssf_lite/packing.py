@@ -69,15 +69,14 @@ class PackedConv(nn.Module):
         # TensorFlow's "same" at stride 2 pads an image of even sides by one place more at the end than at the
         # start. A kernel with one more row and column, of zeros, gives the same with equal padding: no copy.
         self.uneven = isinstance(conv, Conv2dSame)
-        self._packed: dict[torch.Size, tuple[Tensor, tuple[Any, ...]]] = {}
+        padding = [(k - 1) // 2 for k in conv.kernel_size] if self.uneven else list(conv.padding)
+        self.geometry = (padding, list(conv.stride), list(conv.dilation), conv.groups)
+        self.how = ACTIVATIONS[type(act)]
+        self._packed: dict[torch.Size, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy lays its weights out itself."""
         return self.__dict__ | {"_packed": {}}
-
-    def train(self, mode: bool = True) -> PackedConv:
-        """Frozen: always in eval mode."""
-        return super().train(False)
 
     def packs(self, x: Tensor) -> bool:
         """Whether oneDNN can take this input."""
@@ -96,24 +95,15 @@ class PackedConv(nn.Module):
             self._packed[x.shape] = self.packed(x.shape)
             if len(self._packed) > KEPT:
                 self._packed.pop(next(iter(self._packed)))
-        weight, geometry = self._packed[x.shape]
-        how = ACTIVATIONS[type(self.act)]
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, *how, "")
+        weight, bias = self._packed[x.shape], self.conv.bias
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *self.geometry, *self.how, "")
 
     @torch.no_grad()
-    def packed(self, shape: torch.Size) -> tuple[Tensor, tuple[Any, ...]]:
-        """The weights as oneDNN wants them for an input of this shape; others are served as well.
-
-        Returns:
-            Weights, and (padding, stride, dilation, groups).
-        """
-        conv, weight = self.conv, self.conv.weight
-        padding = conv.padding
-        if self.uneven:
-            weight, padding = F.pad(weight, (1, 0, 1, 0)), tuple((k - 1) // 2 for k in conv.kernel_size)
-        geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
+    def packed(self, shape: torch.Size) -> Tensor:
+        """The weights as oneDNN wants them for an input of this shape; others are served as well."""
+        weight = F.pad(self.conv.weight, (1, 0, 1, 0)) if self.uneven else self.conv.weight
         weight = weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *geometry, list(shape)), geometry
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, list(shape))
 
 
 def fold_batchnorm(net: nn.Module) -> nn.Module:
