@@ -3,9 +3,9 @@
 Each scale's raw map is read in standard deviations of *held-out normal images*: no map is ever rescaled by
 its own image, so maps and scores compare across images and textures, and one threshold means the same
 everywhere. Locations near the border look beyond the image, where the network sees zeros, and even normal
-images are less likely there than inside; they can have units of their own, which helps on synthetic defects
-and drawn textures and harms on magnetic tiles, whose defects lie at their edges [ours, measured]. Then the
-scales are put together, and differently for the two questions [ours]:
+images are less likely there than inside; they can have units of their own, which helped on synthetic defects
+and drawn textures and harmed on magnetic tiles, one seed each [ours]. Then the scales are put together, and
+differently for the two questions [ours]:
 
 * *Where?* The map weights each scale by the number of its locations, zoom squared: one of the half-size image
   speaks for four times the area. It averages their asinh, which is linear near 0 and a logarithm far out, so
