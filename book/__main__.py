@@ -110,6 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", help="book: run the chapters at another profile (check, fast, full)")
     parser.add_argument("--data", default="", help="long runs: folder of the data sets (or MSSF_DATA)")
     parser.add_argument("--only", default="", help="runs: one data set; else one variant")
+    parser.add_argument("--part", default="1/1", help="small runs: such as 2/4, the second of four shares")
     parser.add_argument(
         "--weights", action="append", default=[], metavar="NETWORK=FILE", help="where weights lie"
     )
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return runs.main(args.data, args.only)
     if args.command in PLANS:  # they compute in their own process, which must start in this environment
-        words = [args.command, args.data, args.only, *args.weights]
+        words = [args.command, args.data, args.only, args.part, *args.weights]
         return subprocess.call([sys.executable, "-m", "book.trials", *words], cwd=ROOT)
     return build.main(args.command, args.profile, args.force)
 

@@ -36,8 +36,7 @@ def hearing(model: MSSF, part: slice, held_out: Images) -> MSSF:
         part: of the directions of every scale, leading first.
         held_out: the held-out normals of its fit; they set the unit of the maps anew.
     """
-    heard = gaussian(model.config)
-    heard.pyramid = model.pyramid
+    heard = gaussian(model.config, model.pyramid)
     heard.load_state_dict(model.state_dict())
     for whitening in heard.whitening:
         others = torch.ones(len(whitening.matrix), dtype=torch.bool)
@@ -56,8 +55,7 @@ def measure(dataset: Dataset, config: Config, pyramid: nn.Module, leading: int =
         pyramid: its frozen network.
         leading: how many directions of each scale are the leading ones.
     """
-    model = gaussian(config)
-    model.pyramid = pyramid
+    model = gaussian(config, pyramid)
     history, seconds = fit(model, dataset)
     held_out = dataset.images(dataset.held_out, config.image_size)
     rest = len(model.whitening[0].matrix) - leading

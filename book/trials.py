@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -24,6 +25,7 @@ import mssf_lite.peers  # noqa: F401 (a plan may name its detectors)
 from book.runs import open_declared
 from mssf_lite.config import Settings
 from mssf_lite.data import Dataset
+from mssf_lite.data.samples import Sample, Size
 from mssf_lite.detector import Detector
 from mssf_lite.experiment import fit, make_record, test
 from mssf_lite.features import Pyramid
@@ -31,6 +33,8 @@ from mssf_lite.fused import FusedDetector
 from mssf_lite.results import describe_dataset, read_records, write_record
 
 HERE = Path(__file__).resolve().parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = 3 * 512 * 512  # numbers in an image that is kept
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Remembered(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> one (B, C_s, H_s, W_s) a stage."""
-        keys = [hashlib.blake2b(image.contiguous().numpy()).digest() for image in images]
+        keys = [hashlib.blake2b(image.contiguous().numpy()).digest() for image in images.cpu()]
         new = [i for i, key in enumerate(keys) if key not in self.answers]
         if new:
             for i, *answer in zip(new, *self.pyramid(images[new]), strict=True):
@@ -119,11 +123,39 @@ class Remembered(nn.Module):
         for key in keys:
             self.answers.move_to_end(key)
         batch = [
-            torch.stack(stage).float() for stage in zip(*(self.answers[key] for key in keys), strict=True)
+            torch.stack([one.float() for one in stage])  # before: autocast does not stack half precision
+            for stage in zip(*(self.answers[key] for key in keys), strict=True)
         ]
         while len(self.answers) > self.room:
             self.answers.popitem(last=False)
         return batch
+
+
+class RememberedPixels:
+    """A data set's reader that keeps what it has read: all variants look at the same images.
+
+    Args:
+        reader: of a data set.
+        room: how many small images are kept; large ones, such as strips of fabric, are read anew.
+    """
+
+    def __init__(self, reader: Any, room: int = 2500):
+        self.reader, self.room = reader, room
+        self.kept: dict[tuple[Sample, Size | None], tuple[Tensor, Tensor | None]] = {}
+
+    def read(self, sample: Sample, size: Size | None = None) -> tuple[Tensor, Tensor | None]:
+        """As the data set's reader does."""
+        key = (replace(sample, split="test"), size)  # an image is the same on either side
+        if key in self.kept:
+            return self.kept[key]
+        found = self.reader.read(sample, size)
+        if len(self.kept) < self.room and found[0].numel() <= SMALL:
+            self.kept[key] = found
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the reader can do."""
+        return getattr(self.reader, name)
 
 
 class Stages(nn.Module):
@@ -144,8 +176,7 @@ class Stages(nn.Module):
 
 def reread(model: Detector, config: Settings, dataset: Dataset) -> Detector:
     """The same trained model, scored as another configuration says."""
-    again = type(model)(config)
-    again.pyramid = model.pyramid
+    again = type(model)(config, model.pyramid).to(model.device)
     again.load_state_dict(model.state_dict())
     if isinstance(again, FusedDetector):
         again.standardise(dataset.images(dataset.held_out, config.image_size))
@@ -154,8 +185,7 @@ def reread(model: Detector, config: Settings, dataset: Dataset) -> Detector:
 
 def run(trials: list[Trial], dataset: Dataset, pyramid: nn.Module, records: Path) -> Iterator[Path]:
     """Train the first trial, read its model as the others say, and write their records."""
-    model = Detector.registry[trials[0].method](trials[0].config)
-    model.pyramid = pyramid
+    model = Detector.registry[trials[0].method](trials[0].config, pyramid).to(DEVICE)
     history, seconds = fit(model, dataset)
     detectors = {t.variant: reread(model, t.config, dataset) if t.of else model for t in trials}
     for name, result in test(detectors, dataset).items():
@@ -163,24 +193,37 @@ def run(trials: list[Trial], dataset: Dataset, pyramid: nn.Module, records: Path
         yield write_record(records, record | {"variant": name})
 
 
-def main(plan: str, root: str = "", only: str = "", weights: Mapping[str, Path] | None = None) -> int:
+def main(
+    plan: str,
+    root: str = "",
+    only: str = "",
+    part: str = "1/1",
+    weights: Mapping[str, Path] | None = None,
+) -> int:
     """Run what is missing or out of date; returns 1 if a trial failed, else 0.
 
     Args:
         plan: "ablations", "peers" or "msflow".
         root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
         only: one variant; empty: all.
+        part: such as "2/4", the second of four shares of the trials, for several processes side by side.
         weights: see :func:`declared`.
     """
     trials, records = declared(HERE / f"{plan}.yml", weights), HERE / "records" / plan
-    trained = [t for t in trials if not t.of and only in ("", t.variant)]
+    number, parts = map(int, part.split("/"))
+    trained = [t for t in trials if not t.of and only in ("", t.variant)][number - 1 :: parts]
     networks: dict[str, Remembered] = {}
+    opened: dict[tuple, Dataset] = {}
     failed = 0
     for number, trial in enumerate(trained, start=1):
-        c = trial.config
+        c, which = trial.config, (trial.dataset, trial.split, trial.config.seed)
         head = f"[{number}/{len(trained)}] {trial.variant}: {trial.dataset} {trial.split or ''} seed {c.seed}"
         try:
-            dataset = open_declared(trial.dataset, root, trial.split, c.seed)
+            if which not in opened:
+                dataset = open_declared(trial.dataset, root, trial.split, c.seed)
+                known = [d.reader for d in opened.values() if d.reader.reader == dataset.reader]
+                opened[which] = replace(dataset, reader=(known or [RememberedPixels(dataset.reader)])[0])
+            dataset = opened[which]
         except FileNotFoundError as error:
             print(f"{head}: absent, passed over ({error})", flush=True)
             continue
@@ -193,7 +236,9 @@ def main(plan: str, root: str = "", only: str = "", weights: Mapping[str, Path] 
         try:
             if c.backbone not in networks:
                 stages = [s for t in trials if t.config.backbone == c.backbone for s in t.config.stages]
-                networks[c.backbone] = Remembered(Pyramid(c.backbone, sorted(set(stages)), c.weights))
+                networks[c.backbone] = Remembered(
+                    Pyramid(c.backbone, sorted(set(stages)), c.weights).to(DEVICE)
+                )
             for path in run(wanted, dataset, Stages(networks[c.backbone], c.stages), records):
                 print(f"  {path.name}", flush=True)
         except Exception as error:  # one trial that fails must not cost the others
@@ -204,7 +249,7 @@ def main(plan: str, root: str = "", only: str = "", weights: Mapping[str, Path] 
     return int(failed > 0)
 
 
-if __name__ == "__main__":  # started by book/__main__.py: plan, folder, variant, then network=file
-    given = (word.split("=", 1) for word in sys.argv[4:])
+if __name__ == "__main__":  # started by book/__main__.py: plan, folder, variant, part, then network=file
+    given = (word.split("=", 1) for word in sys.argv[5:])
     files = {network: Path(file).resolve() for network, file in given}
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], files))
+    sys.exit(main(*sys.argv[1:5], files))

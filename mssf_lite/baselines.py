@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from .config import Config
@@ -21,12 +21,12 @@ from .loop import remember, seeded
 from .mssf import MSSF
 
 
-def gaussian(config: Config) -> MSSF:
+def gaussian(config: Config, pyramid: nn.Module | None = None) -> MSSF:
     """The Gaussian of the fused features: MSSF without couplings and training.
 
     Its map is half the squared Mahalanobis distance per dimension, which is also where every flow starts.
     """
-    return MSSF(replace(config, blocks=0, epochs=0))
+    return MSSF(replace(config, blocks=0, epochs=0), pyramid)
 
 
 def gaussian_of(model: MSSF, held_out: Images) -> MSSF:
@@ -36,7 +36,7 @@ def gaussian_of(model: MSSF, held_out: Images) -> MSSF:
         model: fitted.
         held_out: the held-out normals of its fit; they set the scale of the maps.
     """
-    start = gaussian(model.config).to(model.device)
+    start = gaussian(model.config, model.pyramid).to(model.device)
     start.whitening.load_state_dict(model.whitening.state_dict())
     start.standardise(held_out)
     return start
@@ -49,13 +49,14 @@ class NearestNeighbour(FusedDetector):
 
     Args:
         config: as for MSSF; of the training fields only ``seed`` is used.
+        pyramid: see :class:`mssf_lite.detector.Detector`.
     """
 
     stored = 10_000  # feature vectors a scale
     read = 500  # at most so many images are looked at for them, drawn at random
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, pyramid: nn.Module | None = None):
+        super().__init__(config, pyramid)
         scales, channels = len(config.zooms), sum(self.pyramid.channels)
         self.register_buffer("memory", torch.zeros(scales, self.stored, channels))
         self.register_buffer("mean", torch.zeros(scales, channels))

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from . import MSSF, Config, NearestNeighbour, gaussian
 from .detector import Detector, autocast, precision
 from .files import written_whole
-from .inference import Folded
+from .inference import Captured, Folded
 from .packing import unpacked
 from .peers.msflow import MSFlow, MSFlowConfig
 from .peers.stmae import STMAE, STMAEConfig
@@ -82,6 +82,12 @@ def backbone(detector: Detector, images: Tensor) -> Callable[[], object]:
                 detector.pyramid(view)
 
     return call
+
+
+def captured(detector: Detector, images: Tensor) -> Callable[[], object]:
+    """As :func:`whole`, launched at once; on a GPU."""
+    graph = Captured(detector, images)
+    return lambda: graph(images)
 
 
 def summary(seconds: Sequence[float], images: int) -> Row:
@@ -179,17 +185,20 @@ def measure(
         device: of torch.
 
     Returns:
-        One row a detector, part ("whole" or "backbone") and setting, see :func:`summary`.
+        One row a detector, part ("whole", "backbone", on a GPU also "captured") and setting, see
+        :func:`summary`.
     """
     device, before, rows = torch.device(device), torch.get_num_threads(), []
     settings = [(t, p, b) for t in threads for p in precisions for b in batches]
+    parts = (whole, backbone, captured) if device.type == "cuda" else (whole, backbone)
     try:
         for count, digits, batch in tqdm(settings, desc="settings", leave=False):
             torch.set_num_threads(count)
             cases = {}
             for name, detector in detectors.items():
                 images = torch.rand(batch, 3, *detector.to(device).config.image_size, device=device)
-                cases |= {(name, f.__name__): f(detector, images) for f in (whole, backbone)}
+                with precision(digits):
+                    cases |= {(name, part.__name__): part(detector, images) for part in parts}
             with precision(digits):
                 found = interleaved(cases, rounds, device=device)
             setting = {"threads": count, "precision": digits, "batch": batch}

@@ -49,7 +49,7 @@ class Progress:
 class Detector(nn.Module):
     """Base of all detectors: images in, one map and one score each out.
 
-    A subclass gives ``fit``, ``features`` and ``judge``, and names its kind of settings. Its state (without
+    A subclass gives ``fit``, ``see`` and ``judge``, and names its kind of settings. Its state (without
     the frozen network) is what a checkpoint holds.
 
     Args:
@@ -98,19 +98,26 @@ class Detector(nn.Module):
         """The sizes at which the frozen network sees images (B, 3, H, W): as they are."""
         return [images]
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    def see(self, images: Tensor) -> list[Tensor]:
         """What the detector takes from the frozen network.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], on any device.
+            images: (B, 3, H, W) in [0, 1], on the detector's device; not checked.
 
         Returns:
-            (B, C, h, w) tensors on the detector's device, as many as :meth:`judge` wants.
+            (B, C, h, w) tensors, as many as :meth:`judge` wants.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what it looks at: give it see()")
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """As :meth:`see`, of images on any device, which are checked.
 
         Raises:
             ValueError: images of the wrong shape, type or range.
         """
-        raise TypeError(f"{type(self).__name__} does not say what it looks at: give it features()")
+        check_images(images, self.least)
+        return self.see(images.to(self.device))
 
     def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
         """Features of images of this size (H, W) -> their maps and scores."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import Detector, Images, autocast, batches, check_images
+from .detector import Detector, Images, autocast, batches
 from .fusion import fuse
 from .scoring import Prediction, add_scales, image_score, moments, standardised
 
@@ -48,12 +48,10 @@ class FusedDetector(Detector):
             for zoom in self.config.zooms
         ]
 
-    @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Fused features: one (B, C, h_s, w_s) float32 a zoom; see :meth:`Detector.features`."""
-        check_images(images, self.least)
+    def see(self, images: Tensor) -> list[Tensor]:
+        """Fused features: one (B, C, h_s, w_s) float32 a zoom; see :meth:`Detector.see`."""
         result = []
-        for x in self.views(images.to(self.device)):
+        for x in self.views(images):
             grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
             with autocast(self.device):
                 seen = self.pyramid(x)

@@ -1,8 +1,11 @@
-"""The fast form of a fitted MSSF: the same scores, with the algebra done beforehand.
+"""Fast forms of fitted detectors: the same scores, sooner.
 
-What is linear is multiplied out once: the whitening and the rotation behind it become one matrix, each
-ActNorm goes into the couplings around it, a permutation is a change of rows. :class:`Folded` is derived here
-from the readable form in :mod:`mssf_lite.flows`, is tested equal to it, and can score, nothing else.
+:class:`Folded` is an MSSF with the algebra done beforehand. What is linear is multiplied out once: the
+whitening and the rotation behind it become one matrix, each ActNorm goes into the couplings around it, a
+permutation is a change of rows. It is derived here from the readable form in :mod:`mssf_lite.flows`, is
+tested equal to it, and can score, nothing else.
+
+:class:`Captured` is any detector on a GPU, launched at once instead of kernel by kernel.
 
 Taught in the chapter on speed.
 """
@@ -16,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .detector import Images, Progress
+from .detector import Detector, Images, Progress, check_images
 from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
 from .fused import FusedDetector
 from .mssf import MSSF
+from .scoring import Prediction
 
 
 class Step(nn.Module):
@@ -162,3 +166,52 @@ class Folded(FusedDetector):
     def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """The raw maps of every scale, see :meth:`mssf_lite.mssf.MSSF.raw_map`."""
         return [scale(x) for scale, x in zip(self.scales, features, strict=True)]
+
+
+class Captured:
+    """A detector as one CUDA graph: the whole way from images to scores is launched at once.
+
+    For a single image a GPU waits for Python, which launches hundreds of small kernels one by one; a graph
+    replays them without it. It serves one shape, in the precision that was set when it was made.
+
+    Args:
+        detector: fitted, on a GPU; later changes of its values are seen, moving it to another device is not.
+        images: (B, 3, H, W) in [0, 1], of the shape that will be scored.
+
+    Raises:
+        RuntimeError: the detector was not fitted.
+        ValueError: it is not on a GPU, or the images are of the wrong shape, type or range.
+    """
+
+    def __init__(self, detector: Detector, images: Tensor):
+        if not detector.fitted:
+            raise RuntimeError(f"this {type(detector).__name__} was not fitted: fit() or load() it first")
+        if detector.device.type != "cuda":
+            raise ValueError(f"graphs are a GPU's, this detector is on {detector.device}: use predict()")
+        check_images(images, detector.least)
+        self.images, size = images.to(detector.device, copy=True), (images.shape[-2], images.shape[-1])
+
+        def score() -> Prediction:
+            return detector.judge(detector.see(self.images), size)
+
+        detector.eval()
+        aside = torch.cuda.Stream(detector.device)
+        aside.wait_stream(torch.cuda.current_stream(detector.device))
+        with torch.no_grad(), torch.cuda.stream(aside):
+            for _ in range(3):  # libraries choose their kernels and take their memory
+                score()
+        torch.cuda.current_stream(detector.device).wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self.graph):
+            self.found = score()
+
+    def __call__(self, images: Tensor) -> Prediction:
+        """Images of that shape, on any device and not checked -> maps and scores, on the GPU.
+
+        The next call overwrites them.
+        """
+        if images.shape != self.images.shape:
+            raise ValueError(f"captured for images {tuple(self.images.shape)}, got {tuple(images.shape)}")
+        self.images.copy_(images)
+        self.graph.replay()
+        return self.found

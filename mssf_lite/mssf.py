@@ -33,10 +33,11 @@ class MSSF(FusedDetector):
     Args:
         config: see :class:`Config`. ``blocks=0, epochs=0`` gives the plain Gaussian of the fused features,
             which is also what any MSSF is before its first training step.
+        pyramid: see :class:`mssf_lite.detector.Detector`.
     """
 
-    def __init__(self, config: Config | None = None):
-        super().__init__(config or Config.profile("full"))
+    def __init__(self, config: Config | None = None, pyramid: nn.Module | None = None):
+        super().__init__(config or Config.profile("full"), pyramid)
         c = self.config
         channels = sum(self.pyramid.channels)
         self.whitening = nn.ModuleList(Whitening(channels, c.ridge, c.components) for _ in c.zooms)

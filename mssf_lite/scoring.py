@@ -59,6 +59,8 @@ def moments(raw: Tensor, rings: int) -> tuple[Tensor, Tensor]:
 
 def standardised(raw: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Raw maps (B, h, w) in the units that :func:`moments` gave, (rings + 1,) each -> (B, h, w)."""
+    if len(mean) == 1:
+        return (raw - mean) / std
     distance = distance_to_border(raw.shape[1:], len(mean) - 1).to(raw.device)
     return (raw - mean[distance]) / std[distance]
 

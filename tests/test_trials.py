@@ -88,8 +88,7 @@ def test_memory_forgets_what_was_unused_longest(network):
 
 def test_detector_on_some_remembered_stages_is_that_on_its_own_network(data, network):
     images = torch.stack(list(data.images(data.test, CONFIG.image_size)))
-    own, shared = MSSF(CONFIG), MSSF(CONFIG)
-    shared.pyramid = Stages(network, CONFIG.stages)
+    own, shared = MSSF(CONFIG), MSSF(CONFIG, Stages(network, CONFIG.stages))
     assert own.state_dict().keys() - shared.state_dict().keys() == {
         key for key in own.state_dict() if key.startswith("pyramid.")
     }

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Settings
 from ..detector import autocast
@@ -85,13 +85,14 @@ class MSFlow(Peer):
 
     Args:
         config: see :class:`MSFlowConfig`.
+        pyramid: see :class:`mssf_lite.detector.Detector`.
     """
 
     config: MSFlowConfig
     settings = MSFlowConfig
 
-    def __init__(self, config: MSFlowConfig | None = None):
-        super().__init__(config or MSFlowConfig.profile("full"))
+    def __init__(self, config: MSFlowConfig | None = None, pyramid: nn.Module | None = None):
+        super().__init__(config or MSFlowConfig.profile("full"), pyramid)
         c = self.config
         self.model = MultiScaleFlow(self.pyramid.channels, c.blocks, c.fusion, c.norm, c.seed)
         for k, channels in enumerate(self.pyramid.channels):

@@ -57,7 +57,9 @@ def even(channels: int) -> int:
     return channels
 
 
-def position_code(grid: tuple[int, int], channels: int = POSITION) -> Tensor:
+def position_code(
+    grid: tuple[int, int], channels: int = POSITION, device: torch.device | None = None
+) -> Tensor:
     """Where each location is, in sines and cosines: half of the channels say the column, half the row.
 
     Wavelengths go from 2 pi to nearly 2 pi * 10^4 locations, in a geometric series [MSFlow]. In an image
@@ -66,16 +68,17 @@ def position_code(grid: tuple[int, int], channels: int = POSITION) -> Tensor:
     Args:
         grid: (H, W), of any size.
         channels: a multiple of 4.
+        device: of the code.
 
     Returns:
         (1, channels, H, W) float32 in [-1, 1].
     """
     if channels % 4:
         raise ValueError(f"a position code has a multiple of 4 channels, got {channels}")
-    frequency = 1e4 ** (-torch.arange(0, channels // 2, 2) / (channels // 2))
+    frequency = 1e4 ** (-torch.arange(0, channels // 2, 2, device=device) / (channels // 2))
 
     def along(length: int) -> Tensor:
-        angle = frequency[:, None] * torch.arange(length)  # (channels / 4, length)
+        angle = frequency[:, None] * torch.arange(length, device=device)  # (channels / 4, length)
         return torch.cat([angle.sin(), angle.cos()])
 
     height, width = grid
@@ -304,7 +307,7 @@ class MultiScaleFlow(nn.Module):
             x, log_det = self.fusion(x, rev=True)
         found = []
         for flow, one in zip(self.parallel, x, strict=True):
-            y, own = flow(one, c=[position_code(one.shape[2:]).to(one)], rev=rev)
+            y, own = flow(one, c=[position_code(one.shape[2:], device=one.device).to(one.dtype)], rev=rev)
             log_det = log_det + own.flatten(1).sum(1)
             found.append(y)
         if not rev and self.fusion is not None:

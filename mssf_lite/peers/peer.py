@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Settings
-from ..detector import Detector, Images, autocast, check_given, check_images
+from ..detector import Detector, Images, autocast, check_given
 from ..loop import PlainProgress, remember, train_epochs
 
 
@@ -36,10 +36,6 @@ class Peer(Detector):
 
     model: nn.Module
 
-    def see(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) in [0, 1] on the device -> what the model is fed, (B, C, h, w) tensors."""
-        raise TypeError(f"{type(self).__name__} does not say what it looks at: give it see()")
-
     def prepare(self, features: list[Tensor]) -> None:
         """Set what is not learned step by step, such as the unit of a channel; by default nothing.
 
@@ -54,12 +50,6 @@ class Peer(Detector):
     def optimizer(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Of ``self.model``; the schedule steps once an epoch."""
         raise TypeError(f"{type(self).__name__} does not say how it is optimised: give it optimizer()")
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """See :meth:`mssf_lite.detector.Detector.features`."""
-        check_images(images, self.least)
-        return self.see(images.to(self.device))
 
     def fit(
         self, train: Images, held_out: Images, resume: str | Path | None = None
@@ -85,8 +75,8 @@ class GridPeer(Peer):
 
     config: GridSettings
 
-    def __init__(self, config: GridSettings):
-        super().__init__(config)
+    def __init__(self, config: GridSettings, pyramid: nn.Module | None = None):
+        super().__init__(config, pyramid)
         self.least = min(config.image_size)
 
     def see(self, images: Tensor) -> list[Tensor]:

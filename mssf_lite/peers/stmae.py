@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..detector import autocast
 from ..loop import seeded
 from ..scoring import Prediction, enlarged, image_score
 from .peer import GridPeer, GridSettings, channel_moments, in_windows
@@ -149,6 +150,11 @@ class TransitionAutoencoder(nn.Module):
         Returns:
             (B, C, h, w).
         """
+        with autocast(features.device):
+            return self.expected(features, order).to(features.dtype)
+
+    def expected(self, features: Tensor, order: Tensor) -> Tensor:
+        """As :meth:`forward`, in the precision that is set."""
         patches = F.pixel_unshuffle(features, self.patch).flatten(2).transpose(1, 2)  # (B, N, C p p)
         tokens = take(self.enter(patches) + self.places, order)
         other = order.unflatten(1, (2, -1)).flip(1).flatten(1)  # (B, N), the halves changed about
@@ -174,13 +180,14 @@ class STMAE(GridPeer):
 
     Args:
         config: see :class:`STMAEConfig`.
+        pyramid: see :class:`mssf_lite.detector.Detector`.
     """
 
     settings = STMAEConfig
     config: STMAEConfig
 
-    def __init__(self, config: STMAEConfig | None = None):
-        super().__init__(config or STMAEConfig.profile("full"))
+    def __init__(self, config: STMAEConfig | None = None, pyramid: nn.Module | None = None):
+        super().__init__(config or STMAEConfig.profile("full"), pyramid)
         c = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)

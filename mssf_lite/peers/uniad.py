@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..detector import autocast
 from ..scoring import Prediction, enlarged
 from .peer import GridPeer, GridSettings, channel_moments, in_windows
 
@@ -199,16 +200,22 @@ class MaskedTransformer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w), on the grid of the config."""
         h, w = self.grid
+        with autocast(features.device):
+            x = self.reconstructed((features - self.mean) / self.std)
+        return x.to(features.dtype).transpose(1, 2).unflatten(2, (h, w)) * self.std + self.mean
+
+    def reconstructed(self, features: Tensor) -> Tensor:
+        """Standardised features (B, C, h, w) -> those that the tokens expect, (B, h w, C)."""
+        h, w = self.grid
         place = torch.cat([self.columns.expand(h, w, -1), self.rows[:, None].expand(h, w, -1)], -1)
         place = place.flatten(0, 1)
-        memory = self.enter(((features - self.mean) / self.std).flatten(2).transpose(1, 2))
+        memory = self.enter(features.flatten(2).transpose(1, 2))
         for layer in self.encoder:
             memory = layer(memory, [memory], place, self.mask)
         x = memory
         for layer, query in zip(self.decoder, self.queries, strict=True):
             x = layer(query, [memory, x], place, self.mask)
-        x = self.leave(self.norm(x)).transpose(1, 2).unflatten(2, (h, w))
-        return x * self.std + self.mean
+        return self.leave(self.norm(x))
 
 
 class UniAD(GridPeer):
@@ -221,13 +228,14 @@ class UniAD(GridPeer):
 
     Args:
         config: see :class:`UniADConfig`.
+        pyramid: see :class:`mssf_lite.detector.Detector`.
     """
 
     settings = UniADConfig
     config: UniADConfig
 
-    def __init__(self, config: UniADConfig | None = None):
-        super().__init__(config or UniADConfig.profile("full"))
+    def __init__(self, config: UniADConfig | None = None, pyramid: nn.Module | None = None):
+        super().__init__(config or UniADConfig.profile("full"), pyramid)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self.model = MaskedTransformer(sum(self.pyramid.channels), self.config)
