@@ -177,7 +177,8 @@ class Stages(nn.Module):
 def reread(model: Detector, config: Settings, dataset: Dataset) -> Detector:
     """The same trained model, scored as another configuration says."""
     again = type(model)(config, model.pyramid).to(model.device)
-    again.load_state_dict(model.state_dict())
+    units = {k: v for k, v in again.state_dict().items() if k in ("map_mean", "map_std")}  # set anew below
+    again.load_state_dict(model.state_dict() | units)
     if isinstance(again, FusedDetector):
         again.standardise(dataset.images(dataset.held_out, config.image_size))
     return again
