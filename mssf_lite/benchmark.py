@@ -77,7 +77,7 @@ def backbone(detector: Detector, images: Tensor) -> Callable[[], object]:
     seen = detector.views(images)
 
     def call() -> None:
-        with autocast(detector.device):
+        with autocast(detector.device, network=True):
             for view in seen:
                 detector.pyramid(view)
 
@@ -170,7 +170,7 @@ def measure(
     detectors: Mapping[str, Detector],
     batches: Sequence[int] = (1, 8, 32),
     threads: Sequence[int] = (1, 2),
-    precisions: Sequence[str] = ("float32", "bfloat16"),
+    precisions: Sequence[str] = ("default", "float32", "bfloat16"),
     rounds: int = 11,
     device: torch.device | str = "cpu",
 ) -> list[Row]:
@@ -180,7 +180,7 @@ def measure(
         detectors: from :func:`rivals`; they are moved to the device.
         batches: images in a call.
         threads: of the CPU; of no meaning on a GPU.
-        precisions: ``"float32"`` and ``"bfloat16"``, see :func:`mssf_lite.detector.precision`.
+        precisions: any of these, see :func:`mssf_lite.detector.precision`.
         rounds: see :func:`interleaved`.
         device: of torch.
 
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--precisions", nargs="+", default=["default", "float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=11)
     settings = vars(parser.parse_args(arguments))
     with written_whole(settings.pop("out")) as aside:

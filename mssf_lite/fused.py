@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import Detector, Images, autocast, batches
+from .detector import Detector, Images, autocast, batches, side_by_side
 from .fusion import fuse
 from .scoring import Prediction, add_scales, image_score, moments, standardised
 
@@ -50,13 +52,14 @@ class FusedDetector(Detector):
 
     def see(self, images: Tensor) -> list[Tensor]:
         """Fused features: one (B, C, h_s, w_s) float32 a zoom; see :meth:`Detector.see`."""
-        result = []
-        for x in self.views(images):
+
+        def look(x: Tensor) -> Tensor:
             grid = tuple(max(1, side // self.config.stride) for side in x.shape[-2:])
-            with autocast(self.device):
+            with autocast(self.device, network=True):
                 seen = self.pyramid(x)
-            result.append(fuse([f.float() for f in seen], grid, self.config.neighbourhood))
-        return result
+            return fuse([f.float() for f in seen], grid, self.config.neighbourhood)
+
+        return side_by_side([partial(look, x) for x in self.views(images)], self.device)
 
     def judge(self, features: list[Tensor], size: tuple[int, int]) -> Prediction:
         """Features of images of this size (H, W) -> their maps and scores."""

@@ -13,13 +13,14 @@ Taught in the chapter on speed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .detector import Detector, Images, Progress, check_images
+from .detector import Detector, Images, Progress, check_images, side_by_side
 from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
 from .fused import FusedDetector
 from .mssf import MSSF
@@ -165,7 +166,8 @@ class Folded(FusedDetector):
     @torch.no_grad()
     def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """The raw maps of every scale, see :meth:`mssf_lite.mssf.MSSF.raw_map`."""
-        return [scale(x) for scale, x in zip(self.scales, features, strict=True)]
+        calls = [partial(scale, x) for scale, x in zip(self.scales, features, strict=True)]
+        return side_by_side(calls, self.device)
 
 
 class Captured:

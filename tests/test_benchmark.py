@@ -74,7 +74,7 @@ def test_every_setting_gives_a_row_and_threads_are_put_back(detectors):
     before = torch.get_num_threads()
     rows = benchmark.measure(detectors, batches=(1, 2), threads=(1,), rounds=2)
     keys = ("detector", "part", "precision", "batch")
-    assert len({tuple(row[key] for key in keys) for row in rows}) == len(rows) == 2 * 2 * 2 * 2
+    assert len({tuple(row[key] for key in keys) for row in rows}) == len(rows) == 2 * 2 * 3 * 2
     assert all(row["ms"] > 0 for row in rows) and torch.get_num_threads() == before
 
 

@@ -101,7 +101,7 @@ class MSFlow(Peer):
 
     def see(self, images: Tensor) -> list[Tensor]:
         """Pooled features: images (B, 3, H, W) -> (B, C_k, h_k, w_k) float32 a stage."""
-        with autocast(self.device):
+        with autocast(self.device, network=True):
             stages = self.pyramid(images)
         return [self.pooled(x.float()) for x in stages]
 

@@ -82,7 +82,7 @@ class GridPeer(Peer):
     def see(self, images: Tensor) -> list[Tensor]:
         """All stages on one grid, bilinear: one (B, C, H // stride, W // stride)."""
         grid = tuple(side // self.config.stride for side in images.shape[-2:])
-        with autocast(self.device):
+        with autocast(self.device, network=True):
             stages = [stage.float() for stage in self.pyramid(images)]
         # the rule of pixel centres: a texture looks the same in an image of any size [ours]
         return [torch.cat([F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in stages], 1)]
