@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--here", action="store_true", help="use the current environment, make no .venv")
     parser.add_argument("--profile", help="book: run the chapters at another profile (check, fast, full)")
     parser.add_argument("--data", default="", help="long runs: folder of the data sets (or MSSF_DATA)")
-    parser.add_argument("--only", default="", help="runs: one data set; else one variant")
+    parser.add_argument("--only", default="", help="long runs: one data set, or one variant")
     parser.add_argument("--part", default="1/1", help="small runs: such as 2/4, the second of four shares")
     parser.add_argument(
         "--weights", action="append", default=[], metavar="NETWORK=FILE", help="where weights lie"

@@ -206,13 +206,13 @@ def main(
     Args:
         plan: "ablations", "peers" or "msflow".
         root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
-        only: one variant; empty: all.
+        only: one variant, or one data set; empty: all.
         part: such as "2/4", the second of four shares of the trials, for several processes side by side.
         weights: see :func:`declared`.
     """
     trials, records = declared(HERE / f"{plan}.yml", weights), HERE / "records" / plan
     number, parts = map(int, part.split("/"))
-    trained = [t for t in trials if not t.of and only in ("", t.variant)][number - 1 :: parts]
+    trained = [t for t in trials if not t.of and only in ("", t.variant, t.dataset)][number - 1 :: parts]
     networks: dict[str, Remembered] = {}
     opened: dict[tuple, Dataset] = {}
     failed = 0

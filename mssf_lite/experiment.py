@@ -15,7 +15,7 @@ import torch
 
 from .config import Settings
 from .data import Dataset
-from .detector import Detector, Progress, batches, together
+from .detector import Detector, Progress, autocast, batches, together
 from .metrics import evaluate
 from .results import Record, describe_dataset, environment
 from .scoring import Prediction
@@ -107,10 +107,16 @@ def make_record(
         "dataset": describe_dataset(dataset),
         # of a weight file only the name: no record holds a path of somebody's disk
         "config": config.to_dict() | {"weights": config.weights and Path(config.weights).name},
-        "environment": environment(detector.device),
+        "environment": environment(detector.device) | {"precision": precision_on(detector.device)},
         "sizes": detector.sizes(),
         "times": {"fit": fit_seconds, "predict_per_image": result.seconds},
         "metrics": result.metrics,
         "yardsticks": dict(yardsticks),
         "training": [asdict(progress) for progress in history],
     }
+
+
+def precision_on(device: torch.device) -> str:
+    """Of the frozen network and of the training on a device, such as "float32, bfloat16"."""
+    asked = [autocast(device, network) for network in (True, False)]
+    return ", ".join("bfloat16" if one._enabled else "float32" for one in asked)

@@ -10,7 +10,7 @@ ours that does not stand in a record. Its entries::
     textures      names
     dataset       name, split, seed, digest of the file list, counts: see describe_dataset
     config        every setting
-    environment   versions, device, commit: see environment
+    environment   versions, device, commit: see environment; precision of the frozen network, of training
     sizes         parameters: trainable, frozen
     times         seconds: fit, predict_per_image
     metrics       what mssf_lite.metrics.evaluate returns
