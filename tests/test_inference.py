@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, load
-from mssf_lite.inference import Folded
+from mssf_lite.inference import Captured, Folded
 
 CONFIG = Config.profile("check", stages=("blocks.2",), image_size=(64, 64), zooms=(1.0, 0.5), blocks=3)
 IMAGES = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -83,3 +83,20 @@ def test_folding_after_loading_changes_nothing(tmp_path):
     model.save(tmp_path / "model.safetensors")
     again = Folded(load(tmp_path / "model.safetensors"))
     torch.testing.assert_close(again.predict(IMAGES).scores, Folded(model).predict(IMAGES).scores)
+
+
+def test_only_a_fitted_detector_on_a_gpu_is_captured():
+    with pytest.raises(ValueError, match="graphs are a GPU's, this detector is on cpu"):
+        Captured(perturbed(), IMAGES)
+    with pytest.raises(RuntimeError, match="this MSSF was not fitted"):
+        Captured(MSSF(CONFIG), IMAGES)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are a GPU's")
+def test_captured_detector_gives_the_scores_of_the_detector():
+    folded = Folded(perturbed()).to("cuda")
+    captured = Captured(folded, IMAGES.flip(0))
+    for found, wanted in zip(captured(IMAGES), folded.predict(IMAGES), strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="captured for images"):
+        captured(IMAGES[:1])

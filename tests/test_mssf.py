@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
-from mssf_lite.detector import batches
+from mssf_lite.detector import autocast, batches, precision
 from mssf_lite.loop import seeded
 from mssf_lite.synthesis import MAS
 from mssf_lite.training import synthetic_locations
@@ -264,3 +264,10 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
     detector.save(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="made by recipe 1"):
         load(tmp_path / "model.safetensors")
+
+
+def test_frozen_network_keeps_single_precision_unless_asked():
+    with precision("default"):
+        assert not autocast(torch.device("cpu"), network=True)._enabled
+    with precision("bfloat16"):
+        assert autocast(torch.device("cpu"), network=True)._enabled

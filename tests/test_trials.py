@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from book.trials import HERE, Remembered, Stages, Trial, declared, run, without_path
+from book import trials
+from book.trials import HERE, Remembered, RememberedPixels, Stages, Trial, declared, run, without_path
 from mssf_lite import MSSF, Config
 from mssf_lite.data import open_dataset
 from mssf_lite.data.textures import Counts
@@ -38,9 +39,9 @@ def test_every_declared_variant_differs_from_the_others(plan):
 
 
 def test_ablations_look_at_both_splits_and_have_a_base_without_changes():
-    trials = declared(HERE / "ablations.yml")
-    assert {trial.split for trial in trials} == {"tile", "published"}
-    base = {replace(t.config, seed=0) for t in trials if t.variant == "as it is"}
+    found = declared(HERE / "ablations.yml")
+    assert {trial.split for trial in found} == {"tile", "published"}
+    base = {replace(t.config, seed=0) for t in found if t.variant == "as it is"}
     assert base == {Config.profile("full", epochs=2)}
 
 
@@ -100,11 +101,45 @@ def test_trials_are_recorded_once_and_rescored_without_training(data, network, t
     def trial(variant, config, of=""):
         return Trial(variant, "MSSF", config, "textures", data.split, of)
 
-    trials = [trial("base", CONFIG), trial("flow alone", replace(CONFIG, score="nll", rings=1), of="base")]
-    assert not any(t.has_record(data, tmp_path) for t in trials)
-    list(run(trials, data, Stages(network, CONFIG.stages), tmp_path))
-    assert all(t.has_record(data, tmp_path) for t in trials)
+    both = [trial("base", CONFIG), trial("flow alone", replace(CONFIG, score="nll", rings=1), of="base")]
+    assert not any(t.has_record(data, tmp_path) for t in both)
+    list(run(both, data, Stages(network, CONFIG.stages), tmp_path))
+    assert all(t.has_record(data, tmp_path) for t in both)
     assert not trial("base", replace(CONFIG, blocks=1)).has_record(data, tmp_path)
-    base, read = (read_records(tmp_path, variant=t.variant)[0] for t in trials)
+    base, read = (read_records(tmp_path, variant=t.variant)[0] for t in both)
     assert base["training"] == read["training"]
     assert base["metrics"]["pooled"] != read["metrics"]["pooled"]
+
+
+def test_pixels_are_read_once_and_large_images_are_not_kept(data):
+    class Counting:
+        calls = 0
+
+        def read(self, sample, size=None):
+            self.calls += 1
+            return data.reader.read(sample, size)
+
+    counting = Counting()
+    reader = RememberedPixels(counting, room=2)
+    for sample in [*data.test[:3], *data.test[:3]]:
+        for found, wanted in zip(reader.read(sample, (64, 64)), data.read(sample, (64, 64)), strict=True):
+            assert torch.equal(found, wanted)
+    assert counting.calls == 4  # the third did not fit
+    reader.read(replace(data.test[0], split="train"), (64, 64))
+    assert counting.calls == 4  # an image is the same on either side
+    reader = RememberedPixels(counting)
+    for _ in range(2):
+        reader.read(data.test[0], (600, 600))
+    assert counting.calls == 6
+
+
+def test_shares_of_a_plan_are_all_of_it_and_no_trial_twice(monkeypatch, capsys, tmp_path):
+    def absent(name, root, split, seed):
+        raise FileNotFoundError("not here")
+
+    monkeypatch.setattr(trials, "open_declared", absent)
+    seen = []
+    for part in ("1/1", "1/3", "2/3", "3/3"):
+        assert trials.main("peers", part=part) == 0
+        seen.append({line.split("] ")[1] for line in capsys.readouterr().out.splitlines()})
+    assert seen[0] == seen[1] | seen[2] | seen[3] and sum(map(len, seen[1:])) == len(seen[0]) > 30
