@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,7 @@ from .files import written_whole
 from .scoring import Prediction
 
 T = TypeVar("T")
+PRECISIONS = ("default", "float32", "bfloat16")  # see precision()
 Images = Sequence[Tensor] | Tensor  # (N, 3, H, W), or anything with len() whose items are (3, H, W)
 
 
@@ -216,7 +218,9 @@ def autocast(device: torch.device, network: bool = False) -> torch.autocast:
             and 1.2 times as long on a processor with instructions for it [ours].
     """
     fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    asked = _PRECISION.get()
+    asked = _PRECISION.get() or os.environ.get("MSSF_PRECISION", "default")
+    if asked not in PRECISIONS:
+        raise ValueError(f"MSSF_PRECISION is {asked!r}: choose one of {', '.join(PRECISIONS)}, or unset it")
     return torch.autocast(
         device.type,
         dtype=torch.bfloat16,
@@ -226,7 +230,10 @@ def autocast(device: torch.device, network: bool = False) -> torch.autocast:
 
 @contextmanager
 def precision(name: Literal["default", "float32", "bfloat16"]) -> Iterator[None]:
-    """Inside it, what :func:`autocast` decides is decided by name, for comparisons."""
+    """Inside it, what :func:`autocast` decides is decided by name, for comparisons.
+
+    The environment variable MSSF_PRECISION does the same for a whole process.
+    """
     token = _PRECISION.set(name)
     try:
         yield
@@ -234,7 +241,7 @@ def precision(name: Literal["default", "float32", "bfloat16"]) -> Iterator[None]
         _PRECISION.reset(token)
 
 
-_PRECISION: ContextVar[str] = ContextVar("precision", default="default")
+_PRECISION: ContextVar[str | None] = ContextVar("precision", default=None)
 
 
 def side_by_side(calls: Sequence[Callable[[], T]], device: torch.device) -> list[T]:
