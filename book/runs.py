@@ -124,7 +124,7 @@ def execute(run: Run, root: str, book: Path) -> Path:
 
 def as_page(chapter, run: Run, root: str):
     """An executed chapter as a page of the book: with a heading of its own, without folders and dates."""
-    what = run.dataset + (f", split {run.split!r}" if run.split else "")
+    what = run.dataset.replace("+", " + ") + (f", split {run.split!r}" if run.split else "")
     first = chapter.cells[0]
     first.source = re.sub(r"\A# .*", f"# Printed run: {what}, seed {run.seed}", first.source)
     for cell in chapter.cells:
