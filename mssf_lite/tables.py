@@ -108,7 +108,10 @@ def _mean_and_spread(values: Sequence[float | int | None], digits: int) -> str:
         return ""
     if all(isinstance(value, Integral) for value in found) and len(set(found)) == 1:
         return f"{found[0]:,}"
-    spread = f" ± {np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else ""
+    # spaces that do not break: a cell stays in one line
+    spread = (
+        f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else ""
+    )
     return f"{np.mean(found):.{digits}f}{spread}"
 
 

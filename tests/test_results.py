@@ -217,15 +217,15 @@ def test_a_data_set_is_described():
 def test_a_table_gives_mean_spread_and_seeds_with_yardsticks_as_rows():
     found = table([a_record(0.8, seed=0), a_record(0.9, seed=1), a_record(1.0, seed=2)], IMAGE)
     assert found.values.tolist() == [
-        ["mt", "tile", "mssf", "0.900 ± 0.100", 3],
-        ["mt", "tile", "gaussian", "0.800 ± 0.100", 3],
+        ["mt", "tile", "mssf", "0.900\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.100", 3],
+        ["mt", "tile", "gaussian", "0.800\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.100", 3],
     ]
     assert list(found.columns) == ["dataset", "split", "method", "image AUROC", "seeds"]
 
 
 def test_two_seeds_have_a_spread():
     found = table([a_record(0.8, seed=0), a_record(0.9, seed=1)], IMAGE)
-    assert found["image AUROC"][0] == "0.850 ± 0.071"  # 0.05 * sqrt(2)
+    assert found["image AUROC"][0] == "0.850\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.071"  # 0.05 * sqrt(2)
 
 
 def test_one_seed_has_no_spread_and_what_was_not_measured_stays_empty():
