@@ -31,11 +31,11 @@ def main() -> None:
         axes[0, column].imshow(images[column].permute(1, 2, 0).clamp(0, 1))
         axes[1, column].imshow(masks[column], cmap="gray")
         axes[2, column].imshow(maps[column], cmap=MAPS, norm=norm)
-        axes[0, column].set_title(f"{sample.texture}\n{sample.defect}", fontsize=15)
+        axes[0, column].set_title(f"{sample.texture}\n{sample.defect}", fontsize=22)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     for ax, words in zip(axes[:, 0], ("image", "true mask", "heat map"), strict=True):
-        ax.set_ylabel(words, fontsize=15)
+        ax.set_ylabel(words, fontsize=22)
     plt.savefig(COVER, dpi=90)
 
 
