@@ -34,7 +34,7 @@ def main() -> None:
         axes[0, column].set_title(f"{sample.texture}\n{sample.defect}", fontsize=22)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
-    for ax, words in zip(axes[:, 0], ("image", "true mask", "heat map"), strict=True):
+    for ax, words in zip(axes[:, 0], ("image", "mask", "map"), strict=True):
         ax.set_ylabel(words, fontsize=22)
     plt.savefig(COVER, dpi=90)
 
