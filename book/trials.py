@@ -211,8 +211,10 @@ def main(
         weights: see :func:`declared`.
     """
     trials, records = declared(HERE / f"{plan}.yml", weights), HERE / "records" / plan
-    number, parts = map(int, part.split("/"))
-    trained = [t for t in trials if not t.of and only in ("", t.variant, t.dataset)][number - 1 :: parts]
+    share, shares = map(int, part.split("/"))
+    if not 1 <= share <= shares:
+        raise ValueError(f"part {part!r} is none: of four shares they are 1/4, 2/4, 3/4 and 4/4")
+    trained = [t for t in trials if not t.of and only in ("", t.variant, t.dataset)][share - 1 :: shares]
     networks: dict[str, Remembered] = {}
     opened: dict[tuple, Dataset] = {}
     failed = 0

@@ -2,11 +2,10 @@
 
 import pytest
 
-from mssf_lite.detector import precision
-
 
 @pytest.fixture(scope="session", autouse=True)
 def single_precision():
-    """Equalities are tested in float32 on every machine, whatever would be fast on this one."""
-    with precision("float32"):
+    """Equalities are tested in float32 on every machine and in every process that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSSF_PRECISION", "float32")
         yield

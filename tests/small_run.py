@@ -3,16 +3,11 @@
 import torch
 
 from mssf_lite import MSSF, Config
-from mssf_lite.detector import precision
 
 CONFIG = Config.profile(
     "check", stages=("blocks.2",), image_size=(64, 64), batch=5, zooms=(1.0, 0.5), epochs=3, ramp=0.1
 )
 IMAGES = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))  # batches of 5, 5, 5, 1
-
-
-SINGLE = precision("float32")  # kept: in every process that imports this, for good
-SINGLE.__enter__()
 
 
 def fit(resume=None, epochs=None, model=None):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
-from mssf_lite.detector import _PRECISION, autocast, batches, precision
+from mssf_lite.detector import autocast, batches, precision
 from mssf_lite.loop import seeded
 from mssf_lite.synthesis import MAS
 from mssf_lite.training import synthetic_locations
@@ -274,12 +274,8 @@ def test_frozen_network_keeps_single_precision_unless_asked():
 
 
 def test_precision_of_a_process_is_set_by_its_environment_and_checked(monkeypatch):
-    token = _PRECISION.set(None)
-    try:
-        monkeypatch.setenv("MSSF_PRECISION", "bfloat16")
-        assert autocast(torch.device("cpu"), network=True)._enabled
-        monkeypatch.setenv("MSSF_PRECISION", "half")
-        with pytest.raises(ValueError, match="MSSF_PRECISION is 'half': choose one of default"):
-            autocast(torch.device("cpu"))
-    finally:
-        _PRECISION.reset(token)
+    monkeypatch.setenv("MSSF_PRECISION", "bfloat16")
+    assert autocast(torch.device("cpu"), network=True)._enabled
+    monkeypatch.setenv("MSSF_PRECISION", "half")
+    with pytest.raises(ValueError, match="MSSF_PRECISION is 'half': choose one of default"):
+        autocast(torch.device("cpu"))

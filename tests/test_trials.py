@@ -143,3 +143,5 @@ def test_shares_of_a_plan_are_all_of_it_and_no_trial_twice(monkeypatch, capsys, 
         assert trials.main("peers", part=part) == 0
         seen.append({line.split("] ")[1] for line in capsys.readouterr().out.splitlines()})
     assert seen[0] == seen[1] | seen[2] | seen[3] and sum(map(len, seen[1:])) == len(seen[0]) > 30
+    with pytest.raises(ValueError, match="part '0/2' is none"):
+        trials.main("peers", part="0/2")
