@@ -31,39 +31,64 @@ class Step(nn.Module):
     """One coupling of one scale, with the ActNorm and the permutation before it.
 
     Args:
-        coupling: with 1x1 subnets.
+        coupling: of the flow.
         order: (C,) rows to take first; None: as they are.
         log_scale, shift: (C, 1) float64, affine map that is still to be applied to those rows. The moved half
             takes it here; of the other half only this coupling's subnet does, for its rows stay as they are.
+            A larger subnet puts zeros around what it sees, which must be the zeros of shifted rows: there the
+            other half takes its shift here too.
+
+    Attributes:
+        shifts: whether both halves have taken their shift.
     """
 
     def __init__(self, coupling: Coupling, order: Tensor | None, log_scale: Tensor, shift: Tensor):
         super().__init__()
         half = len(shift) // 2
         conv, self.norm, _, last = coupling.subnet
-        w1, w2 = (layer.weight[:, :, 0, 0].double() for layer in (conv, last))
+        self.padding = conv.padding
+        self.shifts = conv.kernel_size != (1, 1)
+        w1 = conv.weight.double() * log_scale[:half, :, None].exp()  # (hidden, C/2, k, k)
+        w2 = last.weight[:, :, 0, 0].double()
         bound = torch.ones_like(shift)
         bound[:half] = coupling.clamp  # s = clamp tanh(raw / clamp)
         self.clamp = coupling.clamp
+        lift = shift[:half] / log_scale[:half].exp()
         parts = {
             "order": order,
-            "w1": w1 * log_scale[:half].exp().T,
-            "b1": conv.bias.double() + (w1 @ shift[:half])[:, 0],
+            "w1": w1 if self.shifts else w1[:, :, 0, 0],
+            "b1": conv.bias.double() if self.shifts else conv.bias.double() + (w1[:, :, 0, 0] @ lift)[:, 0],
+            "lift": lift if self.shifts else None,
             "w2": w2 / bound,
             "b2": last.bias.double()[:, None] / bound,
             "log_scale": log_scale[half:],
             "offset": shift[half:] / log_scale[half:].exp(),
         }
         for name, value in parts.items():
-            self.register_buffer(name, value.float() if name != "order" else value)
+            self.register_buffer(name, value if value is None or name == "order" else value.float())
 
-    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (C, n), which may be overwritten -> rows (C, n) and the sum over channels of s, (n,)."""
+    def look(self, x1: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """What the subnet's first layer makes of rows (C/2, n): (n, hidden)."""
+        if not self.shifts:
+            return F.linear(x1.T, self.w1, self.b1)
+        x = x1.add_(self.lift).view(-1, *grid).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, self.w1, self.b1, padding=self.padding).permute(0, 2, 3, 1).flatten(0, 2)
+
+    def forward(self, y: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """One step.
+
+        Args:
+            y: rows (C, n), which may be overwritten.
+            grid: (B, h, w), of which n is the product.
+
+        Returns:
+            Rows (C, n), and the sum over channels of s, (n,).
+        """
         if self.order is not None:
             y = y[self.order]
         x1, x2 = y.chunk(2)
         norm = self.norm  # over channels, which are last here
-        hidden = F.linear(x1.T, self.w1, self.b1)
+        hidden = self.look(x1, grid)
         hidden = F.relu_(F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         s, t = torch.addmm(self.b2, self.w2, hidden.T).chunk(2)
         total = self.clamp * s.tanh_().sum(0)
@@ -76,7 +101,7 @@ class ScaleFlow(nn.Module):
     """Whitening and flow of one scale: fused features to raw maps.
 
     Args:
-        model: a fitted MSSF with 1x1 subnets.
+        model: a fitted MSSF.
         scale: which of its scales.
     """
 
@@ -102,7 +127,8 @@ class ScaleFlow(nn.Module):
                 steps.append(Step(layer, order, log_scale, shift))
                 half, order = self.bent // 2, None
                 done = torch.zeros_like(shift[half:])
-                log_scale, shift = torch.cat([log_scale[:half], done]), torch.cat([shift[:half], done])
+                log_scale = torch.cat([log_scale[:half], done])
+                shift = torch.cat([done if steps[-1].shifts else shift[:half], done])
         self.steps = nn.ModuleList(steps)
         bias = -(matrix @ whitening.mean.double())[:, None]
         last = {
@@ -123,7 +149,7 @@ class ScaleFlow(nn.Module):
         y, rest = y[: self.bent], y[self.bent :].square().sum(0)
         log_det = self.constant
         for step in self.steps:
-            y, total = step(y)
+            y, total = step(y, (b, h, w))
             log_det = log_det + total
         z2 = 0.5 * (torch.addcmul(self.shift, self.scale, y).square().sum(0) + rest)
         found = {"z2": z2, "nll": z2 - log_det}.get(self.score)
@@ -136,16 +162,13 @@ class Folded(FusedDetector):
     """A fitted MSSF for scoring: the same maps and scores up to rounding, sooner.
 
     Args:
-        model: fitted, with 1x1 subnets; it stays as it is.
+        model: fitted; it stays as it is.
 
     Raises:
-        ValueError: the model has larger subnets, whose places cannot be taken one by one.
         RuntimeError: it was not fitted.
     """
 
     def __init__(self, model: MSSF):
-        if model.config.kernel != 1:
-            raise ValueError(f"a flow with subnets of {model.config.kernel} cannot be folded: use kernel=1")
         if not model.fitted:
             raise RuntimeError("this MSSF was not fitted: run fit(train, held_out) to its end, or load()")
         super().__init__(model.config, model.pyramid)

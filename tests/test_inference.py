@@ -33,6 +33,8 @@ VARIANTS = {
     "leading components": {"components": 20},
     "rest Gaussian": {"flow_components": 20},
     "leading components, rest Gaussian": {"components": 30, "flow_components": 20},
+    "subnets of 3x3": {"kernel": 3},
+    "subnets of 3x3, a flow for each scale": {"kernel": 3, "siamese": False},
     "one block": {"blocks": 1},
     "no coupling": {"blocks": 0},
     "other clamp": {"clamp": 0.5},
@@ -63,9 +65,7 @@ def test_a_batch_is_judged_as_its_images_alone():
     torch.testing.assert_close(folded.predict(IMAGES).scores, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_folded_is_refused():
-    with pytest.raises(ValueError, match="subnets of 3 cannot be folded: use kernel=1"):
-        Folded(perturbed(kernel=3))
+def test_what_was_not_fitted_is_not_folded():
     with pytest.raises(RuntimeError, match="was not fitted"):
         Folded(MSSF(CONFIG))
 
