@@ -80,9 +80,10 @@ class Settings:
         return asdict(self)
 
 
-# What the chapters teach with: coarse, five stages and three sizes of the image, but every location stands alone, so
-# that its likelihood is a density in the strict sense, and one flow serves all scales. The long runs go without both,
-# see Config: on drawn textures of seeds that no table uses, and on synthetic defects of held-out tiles, that was better.
+# What the chapters teach with: five stages and three sizes of the image on a coarse grid, but every location
+# stands alone, so that its likelihood is a density in the strict sense, and one flow serves all scales. The long
+# runs give up both for better maps, see Config: chosen on drawn textures of seeds that no table uses and on
+# synthetic defects of held-out tiles. book/steps.yml has the steps.
 TEACHING: dict[str, Any] = {
     "stages": ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
     "zooms": (1.0, 0.5, 0.25),

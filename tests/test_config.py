@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from mssf_lite.config import Config
-from mssf_lite.config import TEACHING
+from mssf_lite.config import TEACHING, Config
 
 
 def test_profiles_differ_only_where_they_say():
