@@ -1,8 +1,9 @@
-"""``python -m book ablations`` (``steps``, ``peers``, ``msflow``): what is missing of a plan of many small runs.
+"""``python -m book ablations`` (``steps``, ``peers``, ``msflow``): runs what is missing of a plan.
 
-A plan, such as ``ablations.yml``, names variants of detectors, and data sets with splits and seeds. They are
-trained outside the chapters, for they share work: the network is frozen, so its answers to an image are
-remembered and serve all variants. Each record goes to ``records/<plan>/`` as its run ends.
+A plan, such as ``ablations.yml``, is of many small runs. It names variants of detectors, and data sets with
+splits and seeds. They are trained outside the chapters, for they share work: the network is frozen, so its
+answers to an image are remembered and serve all variants. Each record goes to ``records/<plan>/`` as its run
+ends.
 """
 
 from __future__ import annotations

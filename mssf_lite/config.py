@@ -81,9 +81,9 @@ class Settings:
 
 
 # What the chapters teach with: five stages and three sizes of the image on a coarse grid, but every location
-# stands alone, so that its likelihood is a density in the strict sense, and one flow serves all scales. The long
-# runs give up both for better maps, see Config: chosen on drawn textures of seeds that no table uses and on
-# synthetic defects of held-out tiles. book/steps.yml has the steps.
+# stands alone, so that its likelihood is a density in the strict sense, and one flow serves all scales. The
+# long runs give up both for better maps, see Config: chosen on drawn textures of seeds that no table uses and
+# on synthetic defects of held-out tiles. book/steps.yml has the steps.
 TEACHING: dict[str, Any] = {
     "stages": ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
     "zooms": (1.0, 0.5, 0.25),
@@ -107,10 +107,8 @@ class Config(Settings):
     components: int | None = None  # leading components kept by the whitening; None keeps all [ours]
 
     # Siamese flow
-    siamese: bool = (
-        False  # one flow for all scales; False gives each scale its own, which the normal image and
-    )
-    # its twin share all the same [paper: Siamese; ours: of what]
+    siamese: bool = False  # one flow for all scales; else each has its own. A normal image and its twin share
+    # theirs in any case [paper: Siamese; ours: of what]
     flow_components: int | None = None  # leading components that the flow bends, the others keep their
     # Gaussian; None bends all [ours]
     blocks: int = 4  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]

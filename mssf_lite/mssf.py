@@ -4,10 +4,10 @@ The public abstract promises multi-level feature fusion, mixed anomalies synthes
 flow and a loss of negative log-likelihood plus a changeable hindering term [paper]; how they are built is
 ours, and each part lives in a module of its own. This one puts them together::
 
-    images -> frozen pyramid, at every zoom -> fuse -> Whitening -> siamese_flow -> likelihood map -> score
+    images -> frozen pyramid, at every zoom -> fuse -> Whitening -> flow -> likelihood map -> score
 
-*Siamese* is read in both ways that the word allows: the same weights see every zoom of the image, and the
-same weights see the normal image and its synthetic twin.
+*Siamese* can be read in two ways: the same weights see the normal image and its synthetic twin, which holds
+of every model here, and the same weights see every zoom of the image, which ``Config.siamese`` decides.
 """
 
 from __future__ import annotations

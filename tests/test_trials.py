@@ -8,6 +8,7 @@ import torch
 from book import trials
 from book.trials import HERE, Remembered, RememberedPixels, Stages, Trial, declared, run, without_path
 from mssf_lite import MSSF, Config
+from mssf_lite.config import TEACHING
 from mssf_lite.data import open_dataset
 from mssf_lite.data.textures import Counts
 from mssf_lite.features import Pyramid
@@ -27,7 +28,7 @@ def network():
     return Remembered(Pyramid(CONFIG.backbone, ("blocks.2", "blocks.3")))
 
 
-PLANS = [HERE / f"{name}.yml" for name in ("ablations", "peers", "msflow") if (HERE / f"{name}.yml").exists()]
+PLANS = [HERE / f"{name}.yml" for name in ("ablations", "steps", "peers", "msflow")]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
@@ -42,7 +43,13 @@ def test_ablations_look_at_both_splits_and_have_a_base_without_changes():
     found = declared(HERE / "ablations.yml")
     assert {trial.split for trial in found} == {"tile", "published"}
     base = {replace(t.config, seed=0) for t in found if t.variant == "as it is"}
-    assert base == {Config.profile("full", epochs=2)}
+    assert base == {Config.profile("full", epochs=2, **TEACHING)}
+
+
+def test_steps_lead_from_the_long_runs_to_the_model_of_the_chapters():
+    found = {t.variant: replace(t.config, seed=0) for t in declared(HERE / "steps.yml")}
+    assert found["as it is"] == Config.profile("full")
+    assert found["the model of the chapters"] == Config.profile("full", **TEACHING)
 
 
 def test_weight_files_are_given_by_network_and_recorded_by_name():
