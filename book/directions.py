@@ -16,7 +16,6 @@ from torch import nn
 
 from book.trials import Remembered, Stages
 from mssf_lite import MSSF, Config, gaussian
-from mssf_lite.config import TEACHING
 from mssf_lite.data import Dataset, open_dataset
 from mssf_lite.detector import Images
 from mssf_lite.experiment import fit, make_record, test
@@ -75,7 +74,7 @@ def main(root: str) -> Iterator[Path]:
     Args:
         root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
     """
-    config = Config.profile("full", **TEACHING)  # all stages, and places that stand alone
+    config = Config.profile("full")
     pyramid = Stages(Remembered(Pyramid(config.backbone, config.stages)), config.stages)  # looks once
     for name in SETS:
         for seed in SEEDS:

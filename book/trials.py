@@ -9,7 +9,6 @@ ends.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections import OrderedDict
@@ -52,11 +51,11 @@ class Trial:
     def has_record(self, dataset: Dataset, records: Path) -> bool:
         """Whether its record with this configuration and file list is there."""
         facts = describe_dataset(dataset)
-        wanted = json.loads(json.dumps(without_path(self.config).to_dict()))
+        wanted = without_path(self.config)
         named = {"variant": self.variant, "method": self.method.lower(), "seed": self.config.seed}
         for record in read_records(records, **named) if records.is_dir() else []:
             same = all(record["dataset"][key] == facts[key] for key in ("name", "split", "digest"))
-            if same and record["config"] == wanted:
+            if same and type(wanted).from_dict(record["config"]) == wanted:
                 return True
         return False
 
@@ -167,7 +166,8 @@ class Stages(nn.Module):
         self.remembered = [remembered]  # in a list: not a part of the detector, nor of its parameters
         whole = remembered.pyramid
         self.chosen = [whole.stages.index(stage) for stage in stages]
-        self.channels, self.digest = [whole.channels[i] for i in self.chosen], whole.digest
+        self.channels, self.strides = ([of[i] for i in self.chosen] for of in (whole.channels, whole.strides))
+        self.digest = whole.digest
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> one (B, C_s, H_s, W_s) a stage."""

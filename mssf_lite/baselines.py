@@ -42,6 +42,34 @@ def gaussian_of(model: MSSF, held_out: Images) -> MSSF:
     return start
 
 
+class Memory(nn.Module):
+    """Stored vectors of one scale, in units of their channels.
+
+    Args:
+        stored: how many.
+        channels: C.
+    """
+
+    def __init__(self, stored: int, channels: int):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(stored, channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def store(self, rows: Tensor) -> None:
+        """Take (N, C), as many as there is room for."""
+        self.mean.copy_(rows.mean(0))
+        self.std.copy_(rows.std(0).clamp_min(1e-6))
+        self.rows.copy_((rows - self.mean) / self.std)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Distance of each of (n, C) to the nearest stored one, per square root of a dimension: (n,)."""
+        flat = (rows - self.mean) / self.std
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, with the root only after the minimum
+        rest = torch.addmm(self.rows.square().sum(1), flat, self.rows.T, alpha=-2).amin(1)
+        return (flat.square().sum(1) + rest).clamp_min(0).sqrt() / flat.shape[1] ** 0.5
+
+
 class NearestNeighbour(FusedDetector):
     """Distance of each location to the nearest of 10 000 stored normal ones (PatchCore's idea).
 
@@ -57,10 +85,7 @@ class NearestNeighbour(FusedDetector):
 
     def __init__(self, config: Config, pyramid: nn.Module | None = None):
         super().__init__(config, pyramid)
-        scales, channels = len(config.zooms), sum(self.pyramid.channels)
-        self.register_buffer("memory", torch.zeros(scales, self.stored, channels))
-        self.register_buffer("mean", torch.zeros(scales, channels))
-        self.register_buffer("std", torch.ones(scales, channels))
+        self.memories = nn.ModuleList(Memory(self.stored, scale.channels) for scale in self.scales)
 
     @torch.no_grad()
     def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
@@ -74,8 +99,7 @@ class NearestNeighbour(FusedDetector):
             rows = scale.permute(0, 2, 3, 1).flatten(0, 2)
             chosen = torch.randint(len(rows), (self.stored,), generator=seeded(self.config.seed, 3, s))
             kept = rows[chosen].float()
-            self.mean[s], self.std[s] = kept.mean(0), kept.std(0).clamp_min(1e-6)
-            self.memory[s] = (kept.to(self.device) - self.mean[s]) / self.std[s]
+            self.memories[s].store(kept.to(self.device))
         self.standardise(held_out)
         yield from ()
 
@@ -83,11 +107,7 @@ class NearestNeighbour(FusedDetector):
     def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """Distance to the nearest stored vector, per square root of a dimension, of every scale."""
         maps = []
-        for s, x in enumerate(features):
-            rows = (x.permute(0, 2, 3, 1) - self.mean[s]) / self.std[s]
-            flat, stored = rows.flatten(0, 2), self.memory[s]
-            # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, with the root only after the minimum
-            rest = torch.addmm(stored.square().sum(1), flat, stored.T, alpha=-2).amin(1)
-            nearest = (flat.square().sum(1) + rest).clamp_min(0).sqrt() / flat.shape[1] ** 0.5
-            maps.append(nearest.view(rows.shape[:3]))
+        for memory, x in zip(self.memories, features, strict=True):
+            rows = x.permute(0, 2, 3, 1)
+            maps.append(memory(rows.flatten(0, 2)).view(rows.shape[:3]))
         return maps

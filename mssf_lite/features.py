@@ -135,6 +135,7 @@ class Pyramid(nn.Module):
 
     Attributes:
         channels: C of each stage.
+        strides: of each stage, how many pixels of the image lie between two of its places.
         digest: first 12 hex digits of the sha256 over the network's weights; saved with every checkpoint, so
             that features and flow cannot be mixed up.
     """
@@ -155,7 +156,8 @@ class Pyramid(nn.Module):
         self.net = create_feature_extractor(net, {stage: stage for stage in stages})
         self.stages = tuple(stages)
         with torch.no_grad(), unpacked():  # nothing is laid out for an image that is only counted
-            self.channels = [f.shape[1] for f in self(torch.zeros(1, 3, 64, 64))]
+            seen = self(torch.zeros(1, 3, 64, 64))
+        self.channels, self.strides = [f.shape[1] for f in seen], [64 // f.shape[-1] for f in seen]
 
     def train(self, mode: bool = True) -> Pyramid:
         """Stays in eval mode: batch statistics must not move."""

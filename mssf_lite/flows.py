@@ -220,12 +220,13 @@ class SeparateFlows(nn.ModuleList):
     """A flow of its own for every scale: what the Siamese flow is compared with. Called alike.
 
     Args:
-        channels, scales, seed, options: as of :func:`siamese_flow`.
+        channels: C of all scales, or of each.
+        scales, seed, options: as of :func:`siamese_flow`.
     """
 
-    def __init__(self, channels: int, scales: int, *, seed: int = 0, **options: float):
-        own = [siamese_flow(channels, 1, seed=seed + 1000 * s, **options) for s in range(scales)]
-        super().__init__(own)
+    def __init__(self, channels: int | Sequence[int], scales: int, *, seed: int = 0, **options: float):
+        each = [channels] * scales if isinstance(channels, int) else channels
+        super().__init__(siamese_flow(n, 1, seed=seed + 1000 * s, **options) for s, n in enumerate(each))
 
     def forward(self, x: Tensor, c: Sequence[int], rev: bool = False) -> tuple[Tensor, Tensor]:
         """``z, log_det = flow(x, c=[scale])``."""

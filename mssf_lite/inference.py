@@ -109,7 +109,7 @@ class ScaleFlow(nn.Module):
         super().__init__()
         separate = isinstance(model.flow, SeparateFlows)
         layers = (model.flow[scale] if separate else model.flow).module_list
-        whitening, self.bent, self.score = model.whitening[scale], model.bent, model.config.score
+        whitening, self.bent, self.score = model.whitening[scale], model.bent[scale], model.config.score
         matrix, order, steps = whitening.matrix.double(), None, []
         log_scale = shift = matrix.new_zeros(self.bent, 1)
         constant = matrix.new_zeros(())
@@ -174,7 +174,7 @@ class Folded(FusedDetector):
         super().__init__(model.config, model.pyramid)
         self.map_mean, self.map_std, self.fitted = model.map_mean, model.map_std, model.fitted
         with torch.no_grad():
-            self.scales = nn.ModuleList(ScaleFlow(model, s) for s in range(len(model.config.zooms)))
+            self.flows = nn.ModuleList(ScaleFlow(model, s) for s in range(len(model.scales)))
 
     def fit(self, train: Images, held_out: Images, resume: str | Path | None = None) -> Iterator[Progress]:
         """Refused: fit an MSSF and fold it again."""
@@ -189,7 +189,7 @@ class Folded(FusedDetector):
     @torch.no_grad()
     def scale_maps(self, features: list[Tensor]) -> list[Tensor]:
         """The raw maps of every scale, see :meth:`mssf_lite.mssf.MSSF.raw_map`."""
-        calls = [partial(scale, x) for scale, x in zip(self.scales, features, strict=True)]
+        calls = [partial(flow, x) for flow, x in zip(self.flows, features, strict=True)]
         return side_by_side(calls, self.device)
 
 

@@ -39,13 +39,13 @@ class MSSF(FusedDetector):
     def __init__(self, config: Config | None = None, pyramid: nn.Module | None = None):
         super().__init__(config or Config.profile("full"), pyramid)
         c = self.config
-        channels = sum(self.pyramid.channels)
-        self.whitening = nn.ModuleList(Whitening(channels, c.ridge, c.components) for _ in c.zooms)
-        kept = c.components or channels
-        self.bent = min(kept, c.flow_components or kept)  # what is left of them stays Gaussian
+        channels = [scale.channels for scale in self.scales]
+        self.whitening = nn.ModuleList(Whitening(n, c.ridge, c.components) for n in channels)
+        kept = [c.components or n for n in channels]
+        self.bent = [min(n, c.flow_components or n) for n in kept]  # a scale; what is left stays Gaussian
         self.flow = (siamese_flow if c.siamese else SeparateFlows)(
-            self.bent,
-            len(c.zooms),
+            self.bent[0] if c.siamese else self.bent,
+            len(channels),
             blocks=c.blocks,
             hidden=c.hidden,
             kernel=c.kernel,
@@ -88,8 +88,9 @@ class MSSF(FusedDetector):
 
     def latent(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """The flow on one scale: (B, K, h, w) -> z (B, K, h, w) and log_det (B, h, w)."""
-        z, log_det = self.flow(x[:, : self.bent], c=[scale])
-        return torch.cat([z, x[:, self.bent :]], dim=1), log_det
+        bent = self.bent[scale]
+        z, log_det = self.flow(x[:, :bent], c=[scale])
+        return torch.cat([z, x[:, bent:]], dim=1), log_det
 
     def log_likelihood(self, x: Tensor, scale: int) -> Tensor:
         """Per location and dimension, in nats: whitened features (B, C, h, w) of one scale -> (B, h, w)."""

@@ -17,8 +17,9 @@ def test_nearest_neighbour_distances_are_those_of_scikit_learn():
     list(detector.fit(NORMALS, NORMALS[:4]))
     fused = detector.features(NORMALS[:2] * 0.5)
     for s, found in enumerate(detector.scale_maps(fused)):
-        rows = (fused[s].permute(0, 2, 3, 1).flatten(0, 2) - detector.mean[s]) / detector.std[s]
-        reference = NearestNeighbors(n_neighbors=1).fit(detector.memory[s].numpy())
+        memory = detector.memories[s]
+        rows = (fused[s].permute(0, 2, 3, 1).flatten(0, 2) - memory.mean) / memory.std
+        reference = NearestNeighbors(n_neighbors=1).fit(memory.rows.numpy())
         distance = reference.kneighbors(rows.numpy())[0][:, 0] / rows.shape[1] ** 0.5
         np.testing.assert_allclose(found.flatten().numpy(), distance, rtol=1e-3, atol=2e-3)
 

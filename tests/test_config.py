@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from mssf_lite.config import TEACHING, Config
+from mssf_lite.config import Config
 
 
 def test_profiles_differ_only_where_they_say():
     full, fast = Config.profile("full").to_dict(), Config.profile("fast").to_dict()
-    assert {k for k in full if full[k] != fast[k]} == {"profile_name", "blocks", "learning_rate", *TEACHING}
+    assert {k for k in full if full[k] != fast[k]} == {"profile_name", "blocks", "learning_rate"}
 
 
 def test_unknown_profile_names_the_known_ones():

@@ -35,6 +35,7 @@ VARIANTS = {
     "leading components, rest Gaussian": {"components": 30, "flow_components": 20},
     "subnets of 3x3": {"kernel": 3},
     "subnets of 3x3, a flow for each scale": {"kernel": 3, "siamese": False},
+    "two grids": {"stages": ("blocks.2", "blocks.5"), "grids": 2, "zooms": (1.0,), "siamese": False},
     "one block": {"blocks": 1},
     "no coupling": {"blocks": 0},
     "other clamp": {"clamp": 0.5},

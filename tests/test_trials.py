@@ -8,7 +8,6 @@ import torch
 from book import trials
 from book.trials import HERE, Remembered, RememberedPixels, Stages, Trial, declared, run, without_path
 from mssf_lite import MSSF, Config
-from mssf_lite.config import TEACHING
 from mssf_lite.data import open_dataset
 from mssf_lite.data.textures import Counts
 from mssf_lite.features import Pyramid
@@ -43,13 +42,13 @@ def test_ablations_look_at_both_splits_and_have_a_base_without_changes():
     found = declared(HERE / "ablations.yml")
     assert {trial.split for trial in found} == {"tile", "published"}
     base = {replace(t.config, seed=0) for t in found if t.variant == "as it is"}
-    assert base == {Config.profile("full", epochs=2, **TEACHING)}
+    assert base == {Config.profile("full", epochs=2)}
 
 
-def test_steps_lead_from_the_long_runs_to_the_model_of_the_chapters():
+def test_steps_lead_from_the_fine_profile_to_the_full_one():
     found = {t.variant: replace(t.config, seed=0) for t in declared(HERE / "steps.yml")}
-    assert found["as it is"] == Config.profile("full")
-    assert found["the model of the chapters"] == Config.profile("full", **TEACHING)
+    assert found["as it is"] == Config.profile("fine")
+    assert found["the usual model"] == replace(Config.profile("full"), profile_name="fine")
 
 
 def test_weight_files_are_given_by_network_and_recorded_by_name():
