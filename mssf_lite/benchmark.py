@@ -141,7 +141,7 @@ def peak_memory(device: torch.device) -> Iterator[list[float | None]]:
 
 
 def rivals(weights: str | None = "random") -> dict[str, Detector]:
-    """The detectors of the speed comparison, untrained: MSSF, its yardsticks, and its peers twice.
+    """The detectors of the speed comparison, untrained: MSSF in two profiles, its yardsticks, its peers twice.
 
     Once as published in backbone and image size, as far as that is known, and once with MSSF's.
 
@@ -151,6 +151,7 @@ def rivals(weights: str | None = "random") -> dict[str, Detector]:
     config = Config()
     detectors: dict[str, Detector] = {
         "MSSF": MSSF(config),
+        "MSSF, fine": MSSF(Config.profile("fine")),
         "Gaussian": gaussian(config),
         "nearest neighbour": NearestNeighbour(config),
         "UniAD, same backbone": UniAD(UniADConfig()),
@@ -160,7 +161,8 @@ def rivals(weights: str | None = "random") -> dict[str, Detector]:
     }
     for detector in detectors.values():
         detector.eval().fitted.fill_(True)
-    detectors["MSSF, folded"] = Folded(detectors["MSSF"])
+    for name in ("MSSF", "MSSF, fine"):
+        detectors[f"{name}, folded"] = Folded(detectors[name])
     detectors["Gaussian, folded"] = Folded(detectors["Gaussian"])
     return detectors
 
