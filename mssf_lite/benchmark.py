@@ -141,7 +141,7 @@ def peak_memory(device: torch.device) -> Iterator[list[float | None]]:
 
 
 def rivals(weights: str | None = "random") -> dict[str, Detector]:
-    """The detectors of the speed comparison, untrained: MSSF in two profiles, its yardsticks, its peers twice.
+    """The detectors of the speed comparison, untrained: MSSF in two profiles, yardsticks, and peers twice.
 
     Once as published in backbone and image size, as far as that is known, and once with MSSF's.
 
