@@ -155,8 +155,3 @@ class Config(Settings):
         good["grids"] = self.grids > 0
         good["siamese"] = not self.siamese or self.grids == 1  # its grids have different channels
         return good
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
-        return super().from_dict({"grids": 1} | values)  # records from before there were several

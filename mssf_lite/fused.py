@@ -50,7 +50,7 @@ class FusedDetector(Detector):
 
     def __init__(self, config: Config, pyramid: nn.Module | None = None):
         super().__init__(config, pyramid)
-        self.grids = self.grids_of(config)
+        self.grids = self.stages_on_grids()
         count = self.pyramid.channels
         self.scales = [
             Scale(zoom, stride, stages, sum(count[i] for i in stages))
@@ -63,9 +63,9 @@ class FusedDetector(Detector):
         self.register_buffer("map_mean", torch.zeros(scales, config.rings + 1))
         self.register_buffer("map_std", torch.ones(scales, config.rings + 1))
 
-    def grids_of(self, config: Config) -> dict[int, tuple[int, ...]]:
+    def stages_on_grids(self) -> dict[int, tuple[int, ...]]:
         """Stride of each grid -> positions of its stages."""
-        strides = self.pyramid.strides
+        config, strides = self.config, self.pyramid.strides
         fine = [config.stride * 2**k for k in range(config.grids - 1)]
         found = {grid: tuple(i for i, own in enumerate(strides) if own <= grid) for grid in fine}
         if not all(found.values()):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from book import trials
+from book.__main__ import PLANS
 from book.trials import HERE, Remembered, RememberedPixels, Stages, Trial, declared, run, without_path
 from mssf_lite import MSSF, Config
 from mssf_lite.data import open_dataset
@@ -27,10 +28,7 @@ def network():
     return Remembered(Pyramid(CONFIG.backbone, ("blocks.2", "blocks.3")))
 
 
-PLANS = [HERE / f"{name}.yml" for name in ("ablations", "steps", "peers", "msflow")]
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
+@pytest.mark.parametrize("plan", [HERE / f"{name}.yml" for name in PLANS], ids=lambda plan: plan.stem)
 def test_every_declared_variant_differs_from_the_others(plan):
     found = {}
     for trial in declared(plan):
