@@ -327,7 +327,7 @@ def check_images(images: Tensor, least: int) -> None:
         )
     if not images.is_floating_point():
         raise ValueError(f"images must be float in [0, 1], got {images.dtype}: divide by 255")
-    low, high = images.min().item(), images.max().item()
+    low, high = (value.item() for value in torch.aminmax(images))
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: divide by 255, do not normalise"

@@ -173,7 +173,7 @@ class Pyramid(nn.Module):
             One (B, C_s, H_s, W_s) a stage.
         """
         images = images.contiguous(memory_format=torch.channels_last)
-        maps = self.net((images - self.mean) / self.std)
+        maps = self.net((images - self.mean).div_(self.std))
         return [maps[stage] for stage in self.stages]
 
 

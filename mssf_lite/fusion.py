@@ -37,6 +37,8 @@ def fuse(features: Sequence[Tensor], grid: tuple[int, int], neighbourhood: int =
             f = F.interpolate(f, size=grid, mode="bilinear", align_corners=False)
         aligned.append(f)
     x = torch.cat(aligned, dim=1)
+    if neighbourhood == 1:
+        return x
     return F.avg_pool2d(x, neighbourhood, stride=1, padding=neighbourhood // 2, count_include_pad=False)
 
 

@@ -12,6 +12,7 @@ Taught in the chapter on speed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from .detector import Detector, Images, Progress, check_images, side_by_side
 from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
 from .fused import FusedDetector
 from .mssf import MSSF
+from .packing import PackedConv
 from .scoring import Prediction
 
 
@@ -46,9 +48,12 @@ class Step(nn.Module):
         super().__init__()
         half = len(shift) // 2
         conv, self.norm, _, last = coupling.subnet
-        self.padding = conv.padding
         self.shifts = conv.kernel_size != (1, 1)
         w1 = conv.weight.double() * log_scale[:half, :, None].exp()  # (hidden, C/2, k, k)
+        if self.shifts:
+            first = copy.deepcopy(conv).requires_grad_(False)
+            first.weight.copy_(w1)
+            self.first = PackedConv(first.to(memory_format=torch.channels_last), nn.Identity())
         w2 = last.weight[:, :, 0, 0].double()
         bound = torch.ones_like(shift)
         bound[:half] = coupling.clamp  # s = clamp tanh(raw / clamp)
@@ -56,8 +61,8 @@ class Step(nn.Module):
         lift = shift[:half] / log_scale[:half].exp()
         parts = {
             "order": order,
-            "w1": w1 if self.shifts else w1[:, :, 0, 0],
-            "b1": conv.bias.double() if self.shifts else conv.bias.double() + (w1[:, :, 0, 0] @ lift)[:, 0],
+            "w1": None if self.shifts else w1[:, :, 0, 0],
+            "b1": None if self.shifts else conv.bias.double() + (w1[:, :, 0, 0] @ lift)[:, 0],
             "lift": lift if self.shifts else None,
             "w2": w2 / bound,
             "b2": last.bias.double()[:, None] / bound,
@@ -72,7 +77,7 @@ class Step(nn.Module):
         if not self.shifts:
             return F.linear(x1.T, self.w1, self.b1)
         x = x1.add_(self.lift).view(-1, *grid).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, self.w1, self.b1, padding=self.padding).permute(0, 2, 3, 1).flatten(0, 2)
+        return self.first(x).permute(0, 2, 3, 1).flatten(0, 2)
 
     def forward(self, y: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """One step.

@@ -27,8 +27,9 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
 }
 
-# shapes of the input for which weights are kept laid out; the oldest goes first. Weights laid out for a batch
-# of 8 serve a single image as well, but took 37 instead of 21 ms for it.
+# shapes of the input (and numbers of threads) for which weights are kept laid out; the oldest goes first.
+# Weights laid out for others serve as well, but slowly: a single image took 37 instead of 21 ms with those of a
+# batch of 8, and 122 instead of 31 ms on one thread with those of two.
 KEPT = 12
 
 # not public, so they may be missing from a build of PyTorch, or from the next one
@@ -72,7 +73,7 @@ class PackedConv(nn.Module):
         padding = [(k - 1) // 2 for k in conv.kernel_size] if self.uneven else list(conv.padding)
         self.geometry = (padding, list(conv.stride), list(conv.dilation), conv.groups)
         self.how = ACTIVATIONS[type(act)]
-        self._packed: dict[torch.Size, Tensor] = {}
+        self._packed: dict[tuple[torch.Size, int], Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy lays its weights out itself."""
@@ -91,16 +92,17 @@ class PackedConv(nn.Module):
         """(B, C, H, W) -> (B, K, h, w)."""
         if not self.packs(x):
             return self.act(self.conv(x))
-        if x.shape not in self._packed:
-            self._packed[x.shape] = self.packed(x.shape)
+        of = x.shape, torch.get_num_threads()
+        if of not in self._packed:
+            self._packed[of] = self.packed(x.shape)
             if len(self._packed) > KEPT:
                 self._packed.pop(next(iter(self._packed)))
-        weight, bias = self._packed[x.shape], self.conv.bias
+        weight, bias = self._packed[of], self.conv.bias
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *self.geometry, *self.how, "")
 
     @torch.no_grad()
     def packed(self, shape: torch.Size) -> Tensor:
-        """The weights as oneDNN wants them for an input of this shape; others are served as well."""
+        """The weights as oneDNN wants them for an input of this shape, on as many threads as now."""
         weight = F.pad(self.conv.weight, (1, 0, 1, 0)) if self.uneven else self.conv.weight
         weight = weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
         return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, list(shape))

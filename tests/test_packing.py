@@ -57,7 +57,22 @@ def test_weights_are_kept_for_a_few_shapes_only(packed):
     for side in range(16, 16 + 2 * (KEPT + 3), 2):
         layer(torch.rand(2, 3, side, side))
     assert len(layer._packed) == KEPT
-    assert (2, 3, side, side) in layer._packed and (2, 3, 16, 16) not in layer._packed
+    shapes = [tuple(shape) for shape, _ in layer._packed]
+    assert (2, 3, side, side) in shapes and (2, 3, 16, 16) not in shapes
+
+
+def test_weights_are_laid_out_anew_for_another_number_of_threads(packed):
+    layer, x, before = copy.deepcopy(packed_in(packed)[0]), torch.rand(1, 3, 32, 32), torch.get_num_threads()
+    try:
+        answers = []
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            answers.append(layer(x))
+    finally:
+        torch.set_num_threads(before)
+    assert [threads for _, threads in layer._packed] == [1, 2]
+    torch.testing.assert_close(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
 
 
 def test_where_onednn_has_no_such_operator_the_plain_form_answers(packed, monkeypatch):
