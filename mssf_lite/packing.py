@@ -28,8 +28,8 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 }
 
 # shapes of the input (and numbers of threads) for which weights are kept laid out; the oldest goes first.
-# Weights laid out for others serve as well, but slowly: a single image took 37 instead of 21 ms with those of a
-# batch of 8, and 122 instead of 31 ms on one thread with those of two.
+# Weights laid out for others serve as well, but slowly: a single image took 37 instead of 21 ms with those
+# of a batch of 8, and 122 instead of 31 ms on one thread with those of two.
 KEPT = 12
 
 # not public, so they may be missing from a build of PyTorch, or from the next one
