@@ -42,6 +42,7 @@ class Step(nn.Module):
 
     Attributes:
         shifts: whether both halves have taken their shift.
+        first: the subnet's first layer, packed, if it sees neighbours; else ``w1`` and ``b1`` are.
     """
 
     def __init__(self, coupling: Coupling, order: Tensor | None, log_scale: Tensor, shift: Tensor):
