@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .detector import Detector, Images, Progress, check_images, side_by_side
+from .detector import Detector, Images, Progress, autocast, check_images, side_by_side
 from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
 from .fused import FusedDetector
 from .mssf import MSSF
@@ -94,7 +94,8 @@ class Step(nn.Module):
             y = y[self.order]
         x1, x2 = y.chunk(2)
         norm = self.norm  # over channels, which are last here
-        hidden = self.look(x1, grid)
+        with autocast(y.device):
+            hidden = self.look(x1, grid).float()
         hidden = F.relu_(F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         s, t = torch.addmm(self.b2, self.w2, hidden.T).chunk(2)
         total = self.clamp * s.tanh_().sum(0)

@@ -27,7 +27,7 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
 }
 
-# shapes of the input (and numbers of threads) for which weights are kept laid out; the oldest goes first.
+# shapes of the input (with precision and threads) for which weights are kept laid out; the oldest goes first.
 # Weights laid out for others serve as well, but slowly: a single image took 37 instead of 21 ms with those
 # of a batch of 8, and 122 instead of 31 ms on one thread with those of two.
 KEPT = 12
@@ -38,6 +38,7 @@ SUPPORTED = (
     and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
 )
+HALF = SUPPORTED and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # whether it knows bfloat16
 
 _ALLOWED: ContextVar[bool] = ContextVar("allowed", default=True)
 
@@ -56,8 +57,8 @@ def unpacked() -> Iterator[None]:
 class PackedConv(nn.Module):
     """A frozen convolution and the activation behind it, as one operation.
 
-    Where oneDNN cannot take it (on a GPU, in half precision, or where somebody wants a gradient) it is
-    ``act(conv(x))``.
+    It computes in float32, inside an autocast in bfloat16 where the processor can. Where oneDNN cannot take
+    it (on a GPU, in another precision, or where somebody wants a gradient) it is ``act(conv(x))``.
 
     Args:
         conv: frozen, with a bias.
@@ -73,38 +74,42 @@ class PackedConv(nn.Module):
         padding = [(k - 1) // 2 for k in conv.kernel_size] if self.uneven else list(conv.padding)
         self.geometry = (padding, list(conv.stride), list(conv.dilation), conv.groups)
         self.how = ACTIVATIONS[type(act)]
-        self._packed: dict[tuple[torch.Size, int], Tensor] = {}
+        self._packed: dict[tuple[torch.Size, torch.dtype, int], Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy lays its weights out itself."""
         return self.__dict__ | {"_packed": {}}
 
-    def packs(self, x: Tensor) -> bool:
-        """Whether oneDNN can take this input."""
+    def packs(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether oneDNN can take this input in this precision."""
         if not (SUPPORTED and _ALLOWED.get()):
             return False
-        plain = x.device.type == "cpu" and x.dtype == torch.float32
+        known = dtype == torch.float32 or (dtype == torch.bfloat16 and HALF)
+        plain = x.device.type == "cpu" and x.dtype in (torch.float32, dtype) and known
         wanted = torch.is_grad_enabled() and x.requires_grad
         fits = not self.uneven or (x.shape[-1] % 2 == 0 and x.shape[-2] % 2 == 0)
-        return plain and fits and not wanted and not torch.is_autocast_enabled("cpu")
+        return plain and fits and not wanted
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K, h, w)."""
-        if not self.packs(x):
+        """(B, C, H, W) -> (B, K, h, w), in the precision of an autocast around it, else of the input."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if not self.packs(x, dtype):
             return self.act(self.conv(x))
-        of = x.shape, torch.get_num_threads()
+        of = x.shape, dtype, torch.get_num_threads()
         if of not in self._packed:
-            self._packed[of] = self.packed(x.shape)
+            self._packed[of] = self.packed(x.shape, dtype)
             if len(self._packed) > KEPT:
                 self._packed.pop(next(iter(self._packed)))
-        weight, bias = self._packed[of], self.conv.bias
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *self.geometry, *self.how, "")
+        weight, bias = self._packed[of], self.conv.bias.to(dtype)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x.to(dtype), weight, bias, *self.geometry, *self.how, ""
+        )
 
     @torch.no_grad()
-    def packed(self, shape: torch.Size) -> Tensor:
+    def packed(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """The weights as oneDNN wants them for an input of this shape, on as many threads as now."""
         weight = F.pad(self.conv.weight, (1, 0, 1, 0)) if self.uneven else self.conv.weight
-        weight = weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
+        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last).to_mkldnn()
         return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, list(shape))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, load
+from mssf_lite.detector import precision
 from mssf_lite.inference import Captured, Folded
 
 CONFIG = Config.profile("check", stages=("blocks.2",), image_size=(64, 64), zooms=(1.0, 0.5), blocks=3)
@@ -50,6 +51,18 @@ def test_folded_model_gives_the_maps_and_scores_of_the_readable_one(variant):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     raw = model.scale_maps(model.features(IMAGES))
     assert all(values.std() > 0 for values in raw)  # maps without detail would be equal too easily
+
+
+@pytest.mark.parametrize("variant", ["as it is", "subnets of 3x3, a flow for each scale"])
+def test_in_half_precision_only_the_subnets_lose_digits(variant):
+    folded = Folded(perturbed(**VARIANTS[variant]))
+    features = folded.features(IMAGES)
+    exact = folded.scale_maps(features)
+    with precision("bfloat16"):
+        half = folded.scale_maps(features)
+    for a, b in zip(half, exact, strict=True):
+        assert a.dtype == torch.float32 and not torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
 
 
 def test_folding_leaves_the_model_as_it_was():

@@ -273,6 +273,15 @@ def test_frozen_network_keeps_single_precision_unless_asked():
         assert autocast(torch.device("cpu"), network=True)._enabled
 
 
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bfloat16_is_the_default_where_a_processor_does_not_only_imitate_it(monkeypatch, instructions):
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: instructions)
+    with precision("default"):
+        assert autocast(torch.device("cpu"))._enabled == instructions
+
+
 def test_precision_of_a_process_is_set_by_its_environment_and_checked(monkeypatch):
     monkeypatch.setenv("MSSF_PRECISION", "bfloat16")
     assert autocast(torch.device("cpu"), network=True)._enabled

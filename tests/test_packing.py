@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mssf_lite.features import load_backbone, timm
-from mssf_lite.packing import KEPT, PackedConv, fold_batchnorm
+from mssf_lite.packing import HALF, KEPT, PackedConv, fold_batchnorm, unpacked
 
 
 def packed_in(net):
@@ -57,7 +57,7 @@ def test_weights_are_kept_for_a_few_shapes_only(packed):
     for side in range(16, 16 + 2 * (KEPT + 3), 2):
         layer(torch.rand(2, 3, side, side))
     assert len(layer._packed) == KEPT
-    shapes = [tuple(shape) for shape, _ in layer._packed]
+    shapes = [tuple(shape) for shape, *_ in layer._packed]
     assert (2, 3, side, side) in shapes and (2, 3, 16, 16) not in shapes
 
 
@@ -70,7 +70,7 @@ def test_weights_are_laid_out_anew_for_another_number_of_threads(packed):
             answers.append(layer(x))
     finally:
         torch.set_num_threads(before)
-    assert [threads for _, threads in layer._packed] == [1, 2]
+    assert [threads for *_, threads in layer._packed] == [1, 2]
     torch.testing.assert_close(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
 
@@ -79,7 +79,7 @@ def test_where_onednn_has_no_such_operator_the_plain_form_answers(packed, monkey
     layer, x = packed_in(packed)[0], torch.rand(1, 3, 16, 16)
     expected = layer(x)
     monkeypatch.setattr("mssf_lite.packing.SUPPORTED", False)
-    assert not layer.packs(x)
+    assert not layer.packs(x, torch.float32)
     torch.testing.assert_close(layer(x), expected)
 
 
@@ -93,14 +93,38 @@ def test_where_a_gradient_is_wanted_it_is_that_of_the_plain_form(packed):
     torch.testing.assert_close(x.grad, again.grad)
 
 
-def test_double_and_half_precision_take_the_plain_form(packed):
-    layer = copy.deepcopy(packed_in(packed)[0])
-    x = torch.rand(1, 3, 16, 16)
-    assert layer.packs(x)
-    assert not layer.packs(x.double())
+def test_precisions_that_it_does_not_know_take_the_plain_form(packed):
+    layer, x = copy.deepcopy(packed_in(packed)[0]), torch.rand(1, 3, 16, 16)
+    assert layer.packs(x, torch.float32)
+    for dtype in (torch.float64, torch.float16):
+        assert not layer.packs(x.to(dtype), dtype)
+    assert layer.double()(x.double()).dtype == torch.float64
+
+
+def test_inside_an_autocast_a_packed_network_answers_in_bfloat16_like_the_plain_one(packed):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact = packed.forward_features(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not layer.packs(x)
-        assert layer(x).dtype == torch.bfloat16
+        found = packed.forward_features(images)
+        with unpacked():
+            plain = packed.forward_features(images)
+    assert packed_in(packed)[0].packs(images, torch.bfloat16) == HALF
+    assert found.dtype == plain.dtype == torch.bfloat16
+
+    def distance(x):
+        return (x.float() - exact).square().mean().sqrt() / exact.std()
+
+    assert 0 < distance(found) < 1.2 * distance(plain) + 1e-3 and distance(plain) < 0.1
+
+
+def test_weights_are_laid_out_for_each_precision(packed):
+    layer, x = copy.deepcopy(packed_in(packed)[0]), torch.rand(1, 3, 32, 32)
+    exact = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = layer(x)
+    assert torch.equal(layer(x), exact)
+    assert 0 < (half.float() - exact).square().mean() < 1e-4 * exact.var()
+    assert len(layer._packed) == 1 + HALF
 
 
 def test_a_copy_can_be_made_after_use(packed):
