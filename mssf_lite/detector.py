@@ -217,7 +217,7 @@ def autocast(device: torch.device, network: bool = False) -> torch.autocast:
         network: whether it is the frozen network's pass, which stays in float32 unless bfloat16 is asked for
             by name. On a processor with instructions for it bfloat16 halves its time (8.4 to 3.8 ms an image,
             two threads), but features lose digits: the same model's scores moved by 0.03 of their spread,
-            image AUROC by 0.003. On a GPU it doubles the time: depthwise convolutions have no fast form [ours].
+            image AUROC by 0.003. On a GPU it doubles the time: depthwise layers have no fast form [ours].
     """
     fast = device.type == "cuda" or _has_bfloat16()
     asked = _PRECISION.get() or os.environ.get("MSSF_PRECISION", "default")
