@@ -135,8 +135,9 @@ def show_maps(
             elif i == 0 or stacked:
                 ax.set_title(head, loc="left" if stacked else "center" if titles is None else "right")
     across = {"orientation": "horizontal", "extend": "both", "aspect": 30, "extendfrac": 0.03}
-    across["ticks"] = [float(f"{value:.2g}") for value in norm.inverse(np.linspace(0, 1, 4))]
-    fig.colorbar(drawn, ax=axes, fraction=0.2 / inches, pad=0.1 / inches, label=label, **across)
+    bar = fig.colorbar(drawn, ax=axes, fraction=0.2 / inches, pad=0.1 / inches, label=label, **across)
+    ticks = norm.inverse(np.linspace(0, 1, 4))
+    bar.set_ticks(ticks, labels=[f"{float(f'{value:.2g}'):g}" for value in ticks])  # two digits are enough
     return axes
 
 

@@ -119,6 +119,14 @@ def test_all_maps_share_one_colour_scale():
     assert bar.get_xlabel() == "standard deviations"
 
 
+def test_the_colour_bar_names_both_ends_of_the_scale_in_two_digits():
+    images, maps, masks = some()
+    figure = drawn(show_maps(images, maps, masks, norm=Normalize(0.0234, 151.7))[0, 0].figure)
+    bar = figure.axes[-1]
+    assert [label.get_text() for label in bar.get_xticklabels()] == ["0.023", "51", "100", "150"]
+    np.testing.assert_allclose(bar.get_xticks()[[0, -1]], [0.0234, 151.7])
+
+
 def test_images_and_masks_stand_beside_their_maps():
     images, maps, masks = some()
     masks[0] = False
