@@ -20,6 +20,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.image import AxesImage
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -272,6 +273,9 @@ def show_scores(
 ) -> np.ndarray:
     """How well scores keep normal and defective images apart: a histogram for each texture, on one axis.
 
+    Scores far above one, such as those in standard deviations of normals, stand on an axis that is even up to
+    about one and logarithmic beyond: on an even one, all normals and many defects would share a bar.
+
     Args:
         scores: (N,), higher is more anomalous.
         is_defect: (N,) bool.
@@ -290,9 +294,12 @@ def show_scores(
             "of one length, with at least one image"
         )
     names = sorted(set(textures.tolist()))
-    inches = (WIDTH, 1.5 + 1.3 * len(names))
+    inches = (0.75 * WIDTH, 1.2 + 1.1 * len(names))  # narrow, or letters are small on a phone
     fig, axes = plt.subplots(len(names), 1, sharex=True, squeeze=False, figsize=inches, layout="constrained")
-    bins = np.histogram_bin_edges(scores, bins=30)  # the same for all, or heights could not be compared
+    far = scores.max() > 10
+    # the same bins for all, or heights could not be compared
+    bins = np.histogram_bin_edges(np.arcsinh(scores) if far else scores, bins=30)
+    bins = np.sinh(bins) if far else bins
     for ax, name in zip(axes[:, 0], names, strict=True):
         chosen = textures == name
         normal, defect = scores[chosen & ~is_defect], scores[chosen & is_defect]
@@ -303,10 +310,18 @@ def show_scores(
             ax.axvline(line, color="black", linestyle="--", linewidth=1.5, label="threshold")
         ax.set_title(name, loc="left")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    if far:
+        steps = [-3, -1, 0, 1, 3, 10, 30, 100, 300, 1000, 3000]
+        axes[-1, 0].set_xscale("asinh", linear_width=1.0)
+        axes[-1, 0].set_xlim(bins[0], bins[-1])
+        axes[-1, 0].set_xticks([x for x in steps if bins[0] <= x <= bins[-1]])
+        axes[-1, 0].xaxis.set_major_formatter("{x:g}")
+        axes[-1, 0].xaxis.set_minor_locator(NullLocator())
     axes[-1, 0].set_xlabel(label)
     fig.supylabel("images", fontsize=plt.rcParams["axes.labelsize"])
+    close = {"columnspacing": 1, "handlelength": 1.5, "handletextpad": 0.5}
     handles, words = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, words, loc="outside upper center", ncols=len(words))
+    fig.legend(handles, words, loc="outside upper center", ncols=len(words), **close)
     return axes[:, 0]
 
 

@@ -273,6 +273,16 @@ def test_scores_without_textures_make_one_histogram_with_a_legend():
     assert ax.get_xlabel() == "nats per dimension"
 
 
+def test_scores_over_orders_of_magnitude_keep_every_image_and_part_the_small_ones():
+    scores = np.array([-0.5, 0.2, 0.9, 2.0, 40.0, 350.0])
+    (ax,) = show_scores(scores, scores > 1)
+    drawn(ax.figure)
+    normal = [bar for bar in ax.containers[0] if bar.get_height()]
+    assert [bar.get_height() for bar in normal] == [1, 1, 1]  # a bar of its own for each
+    assert ax.get_xscale() == "asinh"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "3", "10", "30", "100", "300"]
+
+
 def test_scores_of_normals_alone_can_be_shown():
     axes = show_scores(np.zeros(4), np.zeros(4, bool), ["wood", "wood", "tile", "tile"])
     drawn(axes[0].figure)
