@@ -27,9 +27,8 @@ from mssf_lite.config import Settings
 from mssf_lite.data import Dataset
 from mssf_lite.data.samples import Sample, Size
 from mssf_lite.detector import Detector
-from mssf_lite.experiment import fit, make_record, test
+from mssf_lite.experiment import fit, make_record, reread, test
 from mssf_lite.features import Pyramid
-from mssf_lite.fused import FusedDetector
 from mssf_lite.results import describe_dataset, read_records, write_record
 
 HERE = Path(__file__).resolve().parent
@@ -173,16 +172,6 @@ class Stages(nn.Module):
         """(B, 3, H, W) in [0, 1] -> one (B, C_s, H_s, W_s) a stage."""
         found = self.remembered[0](images)
         return [found[i] for i in self.chosen]
-
-
-def reread(model: Detector, config: Settings, dataset: Dataset) -> Detector:
-    """The same trained model, scored as another configuration says."""
-    again = type(model)(config, model.pyramid).to(model.device)
-    units = {k: v for k, v in again.state_dict().items() if k in ("map_mean", "map_std")}  # set anew below
-    again.load_state_dict(model.state_dict() | units)
-    if isinstance(again, FusedDetector):
-        again.standardise(dataset.images(dataset.held_out, config.image_size))
-    return again
 
 
 def run(trials: list[Trial], dataset: Dataset, pyramid: nn.Module, records: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ import torch
 from .config import Settings
 from .data import Dataset
 from .detector import Detector, Progress, autocast, batches, together
+from .fused import FusedDetector
 from .metrics import evaluate
 from .results import Record, describe_dataset, environment
 from .scoring import Prediction
@@ -38,6 +39,22 @@ def fit(detector: Detector, dataset: Dataset, resume: Path | None = None) -> tup
         history.append(p)
         print(p)
     return history, time.perf_counter() - started
+
+
+def reread(detector: Detector, config: Settings, dataset: Dataset) -> Detector:
+    """The same trained detector, scored as another configuration says.
+
+    Args:
+        detector: fitted; it stays as it is.
+        config: differs in how maps and scores are read, not in what is trained.
+        dataset: of the fit; its held-out normals set the units of the maps anew.
+    """
+    again = type(detector)(config, detector.pyramid).to(detector.device)
+    units = {k: v for k, v in again.state_dict().items() if k in ("map_mean", "map_std")}  # set anew below
+    again.load_state_dict(detector.state_dict() | units)
+    if isinstance(again, FusedDetector):
+        again.standardise(dataset.images(dataset.held_out, config.image_size))
+    return again
 
 
 class Result(NamedTuple):

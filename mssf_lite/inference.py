@@ -168,6 +168,9 @@ class ScaleFlow(nn.Module):
 class Folded(FusedDetector):
     """A fitted MSSF for scoring: the same maps and scores up to rounding, sooner.
 
+    The first layers of its subnets round to bfloat16 where :func:`mssf_lite.detector.autocast` says so; the
+    readable form scores in float32.
+
     Args:
         model: fitted; it stays as it is.
 

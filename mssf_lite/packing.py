@@ -74,7 +74,7 @@ class PackedConv(nn.Module):
         padding = [(k - 1) // 2 for k in conv.kernel_size] if self.uneven else list(conv.padding)
         self.geometry = (padding, list(conv.stride), list(conv.dilation), conv.groups)
         self.how = ACTIVATIONS[type(act)]
-        self._packed: dict[tuple[torch.Size, torch.dtype, int], Tensor] = {}
+        self._packed: dict[tuple[torch.Size, torch.dtype, int], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy lays its weights out itself."""
@@ -100,17 +100,16 @@ class PackedConv(nn.Module):
             self._packed[of] = self.packed(x.shape, dtype)
             if len(self._packed) > KEPT:
                 self._packed.pop(next(iter(self._packed)))
-        weight, bias = self._packed[of], self.conv.bias.to(dtype)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x.to(dtype), weight, bias, *self.geometry, *self.how, ""
-        )
+        kept = self._packed[of]
+        return torch.ops.mkldnn._convolution_pointwise(x.to(dtype), *kept, *self.geometry, *self.how, "")
 
     @torch.no_grad()
-    def packed(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The weights as oneDNN wants them for an input of this shape, on as many threads as now."""
+    def packed(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weights and bias as oneDNN wants them for an input of this shape, on as many threads as now."""
         weight = F.pad(self.conv.weight, (1, 0, 1, 0)) if self.uneven else self.conv.weight
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last).to_mkldnn()
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, list(shape))
+        weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, list(shape))
+        return weight, self.conv.bias.to(dtype)
 
 
 def fold_batchnorm(net: nn.Module) -> nn.Module:

@@ -270,6 +270,7 @@ def show_scores(
     textures: Sequence[str] | None = None,
     threshold: float | Mapping[str, float] | None = None,
     label: str = "image score",
+    line_label: str = "threshold",
 ) -> np.ndarray:
     """How well scores keep normal and defective images apart: a histogram for each texture, on one axis.
 
@@ -282,6 +283,7 @@ def show_scores(
         textures: (N,) names; None puts all images into one histogram.
         threshold: drawn as a line: one for all, or texture -> its own.
         label: what the scores measure.
+        line_label: what the threshold is called.
 
     Returns:
         (T,) axes, one for each texture in the order of their names.
@@ -307,17 +309,18 @@ def show_scores(
         ax.hist(defect, bins, histtype="step", hatch="///", color=DEFECT, linewidth=1.5, label="defect")
         line = threshold.get(name) if isinstance(threshold, Mapping) else threshold
         if line is not None:
-            ax.axvline(line, color="black", linestyle="--", linewidth=1.5, label="threshold")
+            ax.axvline(line, color="black", linestyle="--", linewidth=1.5, label=line_label)
         ax.set_title(name, loc="left")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    last = axes[-1, 0]  # all share its axis
     if far:
         steps = [-3, -1, 0, 1, 3, 10, 30, 100, 300, 1000, 3000]
-        axes[-1, 0].set_xscale("asinh", linear_width=1.0)
-        axes[-1, 0].set_xlim(bins[0], bins[-1])
-        axes[-1, 0].set_xticks([x for x in steps if bins[0] <= x <= bins[-1]])
-        axes[-1, 0].xaxis.set_major_formatter("{x:g}")
-        axes[-1, 0].xaxis.set_minor_locator(NullLocator())
-    axes[-1, 0].set_xlabel(label)
+        last.set_xscale("asinh", linear_width=1.0)
+        last.margins(x=0)  # below zero, a twentieth of the range is half of the axis
+        last.set_xticks([x for x in steps if bins[0] <= x <= bins[-1]])
+        last.xaxis.set_major_formatter("{x:g}")
+        last.xaxis.set_minor_locator(NullLocator())
+    last.set_xlabel(label)
     fig.supylabel("images", fontsize=plt.rcParams["axes.labelsize"])
     close = {"columnspacing": 1, "handlelength": 1.5, "handletextpad": 0.5}
     handles, words = axes[0, 0].get_legend_handles_labels()

@@ -283,6 +283,14 @@ def test_scores_over_orders_of_magnitude_keep_every_image_and_part_the_small_one
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "3", "10", "30", "100", "300"]
 
 
+def test_a_threshold_beyond_all_scores_is_in_sight_and_has_its_own_name():
+    scores = np.array([0.5, 2.0, 40.0])
+    axes = show_scores(scores, scores > 1, ["a", "b", "b"], {"a": 90.0}, line_label="level")
+    figure = drawn(axes[0].figure)
+    assert axes[-1].get_xlim() == pytest.approx((0.5, 90))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["normal", "defect", "level"]
+
+
 def test_scores_of_normals_alone_can_be_shown():
     axes = show_scores(np.zeros(4), np.zeros(4, bool), ["wood", "wood", "tile", "tile"])
     drawn(axes[0].figure)
