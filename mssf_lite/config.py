@@ -93,8 +93,8 @@ class Config(Settings):
     components: int | None = None  # leading components kept by the whitening; None keeps all [ours]
 
     # Siamese flow
-    siamese: bool = True  # one flow for all scales; else each has its own. A normal image and its twin share
-    # theirs in any case [paper: Siamese; ours: of what]
+    siamese: bool = False  # whether one flow serves all scales; else each has its own. A normal image and its
+    # twin share theirs in any case [paper: Siamese; ours: of what]
     flow_components: int | None = None  # leading components that the flow bends, the others keep their
     # Gaussian; None bends all [ours]
     blocks: int = 4  # coupling blocks; 0 leaves the Gaussian of the whitened features [ours]
@@ -131,7 +131,7 @@ class Config(Settings):
         "full": {},
         # finer maps: one size of the image on two grids, with features as they are, and flows that see their
         # neighbours. Found on drawn textures of seeds that no table uses; book/steps.yml has the steps [ours]
-        "fine": {"zooms": (1.0,), "grids": 2, "neighbourhood": 1, "siamese": False, "kernel": 3},
+        "fine": {"zooms": (1.0,), "grids": 2, "neighbourhood": 1, "kernel": 3},
     }
 
     def checks(self) -> dict[str, bool]:

@@ -47,8 +47,8 @@ class Progress:
     def __str__(self) -> str:
         """A line for the reader who waits."""
         others = {k: v for k, v in vars(self).items() if k not in ("epoch", "epochs", "seconds")}
-        words = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in others.items())
-        return f"epoch {self.epoch:2}/{self.epochs}  {words}  {self.seconds:4.0f} s"
+        words = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in others.items())
+        return f"epoch {self.epoch}/{self.epochs}: {words}; {self.seconds:.0f} s"
 
 
 class Detector(nn.Module):

@@ -12,6 +12,9 @@ import pandas as pd
 
 from .results import Record, facts_of
 
+# how the text writes the methods of the records; the other yardsticks have names that need no change
+NAMES = {"mssf": "MSSF", "gaussian": "Gaussian", "msflow": "MSFlow", "stmae": "ST-MAE", "uniad": "UniAD"}
+
 
 def table(
     records: Iterable[Record],
@@ -30,8 +33,8 @@ def table(
 
     Returns:
         Strings: ``"0.877 ± 0.006"`` (sample standard deviation over seeds), ``"0.877"`` for a single seed,
-        empty where nothing was measured; whole numbers that agree over the seeds as they are. The last column
-        ``seeds`` counts the seeds.
+        empty where nothing was measured; whole numbers that agree over the seeds as they are. Methods stand
+        as in ``NAMES``. The last column ``seeds`` counts the seeds.
 
     Raises:
         ValueError: if one row would mix unlike runs: two of the same seed with different numbers, or
@@ -66,7 +69,7 @@ def table(
         )
         for row, seeds in rows.items()
     ]
-    return pd.DataFrame(lines, columns=[*by, *columns, "seeds"])
+    return pd.DataFrame(lines, columns=[*by, *columns, "seeds"]).replace({"method": NAMES})
 
 
 def differences(records: Iterable[Record], base: str, path: str) -> dict[str, dict[int, float]]:

@@ -217,8 +217,8 @@ def test_a_data_set_is_described():
 def test_a_table_gives_mean_spread_and_seeds_with_yardsticks_as_rows():
     found = table([a_record(0.8, seed=0), a_record(0.9, seed=1), a_record(1.0, seed=2)], IMAGE)
     assert found.values.tolist() == [
-        ["mt", "tile", "mssf", "0.900\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.100", 3],
-        ["mt", "tile", "gaussian", "0.800\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.100", 3],
+        ["mt", "tile", "MSSF", "0.900\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.100", 3],
+        ["mt", "tile", "Gaussian", "0.800\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.100", 3],
     ]
     assert list(found.columns) == ["dataset", "split", "method", "image AUROC", "seeds"]
 
@@ -232,20 +232,20 @@ def test_one_seed_has_no_spread_and_what_was_not_measured_stays_empty():
     columns = IMAGE | {"AUPRO": "metrics.pooled.aupro", "parameters": "sizes.trainable", "fit": "times.fit"}
     found = table([a_record(0.8)], columns, digits=1)
     assert found.values.tolist() == [
-        ["mt", "tile", "mssf", "0.8", "", "1,234,567", "10.0", 1],
-        ["mt", "tile", "gaussian", "0.7", "", "", "", 1],
+        ["mt", "tile", "MSSF", "0.8", "", "1,234,567", "10.0", 1],
+        ["mt", "tile", "Gaussian", "0.7", "", "", "", 1],
     ]
 
 
 def test_splits_are_never_mixed_into_one_row():
     published = a_record(1.0, dataset=a_record()["dataset"] | {"split": "published"})
     found = table([a_record(0.8), published], IMAGE)
-    assert found[found.method == "mssf"]["image AUROC"].tolist() == ["0.800", "1.000"]
+    assert found[found.method == "MSSF"]["image AUROC"].tolist() == ["0.800", "1.000"]
 
 
 def test_the_same_yardstick_beside_two_methods_is_one_row():
     found = table([a_record(), a_record(method="msflow")], IMAGE)
-    assert found.method.tolist() == ["mssf", "gaussian", "msflow"]
+    assert found.method.tolist() == ["MSSF", "Gaussian", "MSFlow"]
     assert found.seeds.tolist() == [1, 1, 1]
 
 

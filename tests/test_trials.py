@@ -40,7 +40,7 @@ def test_ablations_look_at_both_splits_and_have_a_base_without_changes():
     found = declared(HERE / "ablations.yml")
     assert {trial.split for trial in found} == {"tile", "published"}
     base = {replace(t.config, seed=0) for t in found if t.variant == "as it is"}
-    assert base == {Config.profile("full", epochs=2)}
+    assert base == {Config.profile("full", epochs=2, siamese=True)}
 
 
 def test_steps_lead_from_the_fine_profile_to_the_full_one():
