@@ -34,9 +34,9 @@ from mssf_lite.plotting import DEFECT, NORMAL, use_style
 FACTS = Path(__file__).parent / "tiles.json"
 PICTURES = Path(__file__).parent / "_static"
 SHOWN = {  # recording -> what is to be said of it
-    "mt-154549": "a tile, normal: five of its photographs in the list, one not",
+    "mt-154549": "a tile, normal: five of its photographs on the list, one not",
     "mt-276985": "another, normal: three and three",
-    "mt-249594": "a tile with a crack: none in the list",
+    "mt-249594": "a tile with a crack: none on the list",
 }
 QUANTILES = 0.9, 0.5, 0.1  # of the correlation of normal test images: which of them the second picture shows
 
