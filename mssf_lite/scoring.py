@@ -4,8 +4,8 @@ Each scale's raw map is read in standard deviations of *held-out normal images*:
 its own image, so maps and scores compare across images and textures, and one threshold means the same
 everywhere. Locations near the border look beyond the image, where the network sees zeros, and even normal
 images are less likely there than inside; they can have units of their own, which helped on synthetic defects
-and drawn textures and harmed on magnetic tiles, one seed each [ours]. Then the scales are put together, and
-differently for the two questions [ours]:
+and drawn textures (one seed each) and harmed on magnetic tiles (three) [ours]. Then the scales are put
+together, and differently for the two questions [ours]:
 
 * *Where?* The map weights each scale by the number of its locations: one of the half-size image, or of a grid
   twice as coarse, speaks for four times the area. It averages their asinh, which is linear near 0 and a
