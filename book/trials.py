@@ -1,4 +1,4 @@
-"""``python -m book ablations`` (``steps``, ``peers``, ``msflow``): runs what is missing of a plan.
+"""``python -m book ablations`` (or another of the plans): runs what is missing of a plan.
 
 A plan, such as ``ablations.yml``, is of many small runs. It names variants of detectors, and data sets with
 splits and seeds. They are trained outside the chapters, for they share work: the network is frozen, so its
@@ -194,7 +194,7 @@ def main(
     """Run what is missing or out of date; returns 1 if a trial failed, else 0.
 
     Args:
-        plan: "ablations", "steps", "peers" or "msflow".
+        plan: one of ``PLANS`` in ``book/__main__.py``, such as "ablations".
         root: where the data sets lie; empty: the environment variable MSSF_DATA, else the user's cache.
         only: one variant, or one data set; empty: all.
         part: such as "2/4", the second of four shares of the trials, for several processes side by side.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from data_trees import REAL, magnetic_tiles, needs_real_mt, save
 
-from mssf_lite.data import leaked, open_dataset
+from mssf_lite.data import SPLITS, leaked, open_dataset
 from mssf_lite.data.download import tree_digest
 from mssf_lite.data.mt import ARCHIVE, _published_names, recordings
 
@@ -78,6 +78,16 @@ def test_published_split_leaks_on_purpose_but_holds_out_whole_recordings(root, p
 
 
 @tiny
+def test_published_all_holds_out_one_recording_of_the_list_and_tests_the_same_images(root, published):
+    dataset, less = (open_dataset("mt", root, split=split) for split in ("published-all", "published"))
+    assert dataset.leaks and dataset.test == less.test
+    assert {s.key.split("/")[-1] for s in dataset.train + dataset.held_out} == published
+    held_out = {s.group for s in dataset.held_out}
+    assert len(held_out) == 1 and held_out < {s.group for s in less.held_out}
+    assert held_out.isdisjoint(s.group for s in dataset.train)
+
+
+@tiny
 def test_published_split_needs_every_published_image(root):
     with pytest.raises(
         ValueError, match=r"761 of the 761 published training images are missing, such as exp.*tile"
@@ -87,7 +97,7 @@ def test_published_split_needs_every_published_image(root):
 
 @tiny
 def test_the_seed_moves_the_draw_and_repeats_it(root, published):
-    for split in ("tile", "published"):
+    for split in SPLITS["mt"]:
         digests = [open_dataset("mt", root, split=split, seed=seed).digest for seed in (0, 0, 1)]
         assert digests[0] == digests[1] != digests[2]
 
@@ -128,7 +138,7 @@ def test_the_published_list_ships_with_the_package():
 
 @pytest.fixture(scope="module")
 def real():
-    return {split: open_dataset("mt", REAL, split=split) for split in ("tile", "published")}
+    return {split: open_dataset("mt", REAL, split=split) for split in SPLITS["mt"]}
 
 
 @needs_real_mt
@@ -148,6 +158,16 @@ def test_real_published_split_leaks_191_of_191_normal_test_images(real):
     assert len(dataset.train) + len(dataset.held_out) == 761
     assert len(normals(dataset.test)) == 191 and leaked(dataset) == 191
     assert 80 < len(dataset.held_out) < 160
+
+
+@needs_real_mt
+def test_real_published_all_trains_on_siblings_of_nearly_all_normal_test_images_published_of_160(real):
+    def known(dataset):
+        trained = {s.group for s in dataset.train}
+        return sum(s.group in trained for s in normals(dataset.test))
+
+    assert known(real["published"]) == 160
+    assert known(real["published-all"]) >= 187
 
 
 @needs_real_mt

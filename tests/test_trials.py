@@ -149,3 +149,9 @@ def test_shares_of_a_plan_are_all_of_it_and_no_trial_twice(monkeypatch, capsys, 
     assert seen[0] == seen[1] | seen[2] | seen[3] and sum(map(len, seen[1:])) == len(seen[0]) > 30
     with pytest.raises(ValueError, match="part '0/2' is none"):
         trials.main("peers", part="0/2")
+
+
+def test_memory_is_asked_of_the_published_list_and_of_the_split_by_tile():
+    found = declared(HERE / "memory.yml")
+    assert {trial.split for trial in found} == {"tile", "published", "published-all"}
+    assert all(trial.config.hindering == "none" for trial in found if trial.config.epochs > 4)

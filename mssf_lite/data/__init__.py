@@ -59,7 +59,7 @@ SPLITS = {
     "textures": ("drawn",),
     "mvtec": ("official",),
     "ksdd2": ("official",),
-    "mt": ("tile", "published"),
+    "mt": ("tile", "published", "published-all"),
     "aitex": ("image",),
     "folder": ("given",),
 }
