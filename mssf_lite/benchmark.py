@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from . import MSSF, Config, NearestNeighbour, gaussian
-from .detector import Detector, autocast, precision
+from .detector import Detector
+from .device import autocast, precision
 from .files import written_whole
 from .inference import Captured, Folded
 from .packing import unpacked

@@ -15,7 +15,8 @@ import torch
 
 from .config import Settings
 from .data import Dataset
-from .detector import Detector, Progress, autocast, batches, together
+from .detector import Detector, Progress, batches, together
+from .device import autocast
 from .fused import FusedDetector
 from .metrics import evaluate
 from .results import Record, describe_dataset, environment

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .detector import Detector, Images, autocast, batches, side_by_side
+from .detector import Detector, Images, batches
+from .device import autocast, side_by_side
 from .fusion import fuse
 from .scoring import Prediction, add_scales, image_score, moments, standardised
 

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .detector import Detector, Images, Progress, autocast, check_images, side_by_side
+from .detector import Detector, Images, Progress, check_images
+from .device import autocast, side_by_side
 from .flows import ActNorm, Coupling, Permutation, Rotation, SeparateFlows
 from .fused import FusedDetector
 from .mssf import MSSF
@@ -168,7 +169,7 @@ class ScaleFlow(nn.Module):
 class Folded(FusedDetector):
     """A fitted MSSF for scoring: the same maps and scores up to rounding, sooner.
 
-    The first layers of its subnets round to bfloat16 where :func:`mssf_lite.detector.autocast` says so; the
+    The first layers of its subnets round to bfloat16 where :func:`mssf_lite.device.autocast` says so; the
     readable form scores in float32.
 
     Args:

@@ -20,7 +20,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm.auto import tqdm
 
 from . import parallel
-from .detector import Images, Progress, autocast, batches
+from .detector import Images, Progress, batches
+from .device import autocast
 from .loop import State, fingerprint, remember, seeded
 from .losses import boundary, hindering_loss, hindering_weight, log_likelihood
 from .scoring import image_score, moments, standardised

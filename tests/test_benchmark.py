@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, benchmark
-from mssf_lite.detector import precision
+from mssf_lite.device import precision
 from mssf_lite.inference import Folded
 from mssf_lite.peers import UniAD, UniADConfig
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, load
-from mssf_lite.detector import precision
+from mssf_lite.device import precision
 from mssf_lite.inference import Captured, Folded
 
 CONFIG = Config.profile("check", stages=("blocks.2",), image_size=(64, 64), zooms=(1.0, 0.5), blocks=3)

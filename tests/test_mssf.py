@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
-from mssf_lite.detector import autocast, batches, precision
+from mssf_lite.detector import batches
+from mssf_lite.device import autocast, precision
 from mssf_lite.loop import seeded
 from mssf_lite.synthesis import MAS
 from mssf_lite.training import synthetic_locations

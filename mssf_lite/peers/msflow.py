@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Settings
-from ..detector import autocast
+from ..device import autocast
 from ..scoring import Prediction
 from .msflow_flows import NORMS, MultiScaleFlow
 from .peer import Peer

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Settings
-from ..detector import Detector, Images, autocast, check_given
+from ..detector import Detector, Images, check_given
+from ..device import autocast
 from ..loop import PlainProgress, remember, train_epochs
 
 

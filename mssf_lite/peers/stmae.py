@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detector import autocast
+from ..device import autocast
 from ..loop import seeded
 from ..scoring import Prediction, enlarged, image_score
 from .peer import GridPeer, GridSettings, channel_moments, in_windows

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detector import autocast
+from ..device import autocast
 from ..scoring import Prediction, enlarged
 from .peer import GridPeer, GridSettings, channel_moments, in_windows
 
