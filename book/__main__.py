@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return subprocess.call([str(python), "-m", "book", *own], cwd=ROOT, env=env)
     from book import build
 
-    build.set_environment()
+    build.set_environment(long=args.command in ("runs", *PLANS))
     if args.command == "runs":
         from book import runs
 

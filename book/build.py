@@ -28,9 +28,6 @@ KERNELS = {  # see set_environment
     # with two cores to itself a chapter of many small steps took 80 s when they slept at once, 54 s this way.
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "20000",
-    # The same arithmetic on every processor, for texts speak of what comes out. (bfloat16 trains 1.5 times as
-    # fast where there are instructions for it.)
-    "MSSF_PRECISION": "float32",
     # Freed memory is kept for the next layer instead of being handed back and asked for again: 36 instead of
     # 52 ms an image for the frozen network on one thread (glibc only).
     "MALLOC_MMAP_MAX_": "0",
@@ -39,9 +36,15 @@ KERNELS = {  # see set_environment
 }
 
 
-def set_environment() -> None:
-    """Set what every process started by ``python -m book`` inherits; what the user has set stays."""
-    for name, value in KERNELS.items():
+def set_environment(long: bool = False) -> None:
+    """Set what every process started by ``python -m book`` inherits; what the user has set stays.
+
+    Args:
+        long: for the long runs, which train in the precision that is fast where they run, and whose records
+            say which. Chapters compute alike on every processor, for their texts speak of what comes out.
+            (bfloat16 trains 1.5 times as fast where there are instructions for it.)
+    """
+    for name, value in (KERNELS if long else KERNELS | {"MSSF_PRECISION": "float32"}).items():
         os.environ.setdefault(name, value)
 
 

@@ -22,7 +22,7 @@ import yaml
 from torch import Tensor, nn
 
 import mssf_lite.peers  # noqa: F401 (a plan may name its detectors)
-from book.runs import open_declared
+from book.runs import open_declared, slug
 from mssf_lite.config import Settings
 from mssf_lite.data import Dataset
 from mssf_lite.data.samples import Sample, Size
@@ -175,9 +175,15 @@ class Stages(nn.Module):
 
 
 def run(trials: list[Trial], dataset: Dataset, pyramid: nn.Module, records: Path) -> Iterator[Path]:
-    """Train the first trial, read its model as the others say, and write their records."""
+    """Train the first trial, read its model as the others say, and write their records.
+
+    A training that was killed goes on from its last epoch: its state lies beside the records until it ends.
+    """
     model = Detector.registry[trials[0].method](trials[0].config, pyramid).to(DEVICE)
-    history, seconds = fit(model, dataset)
+    first = trials[0]
+    name = slug(f"{first.variant} {first.dataset} {first.split or ''} seed{first.config.seed}".lower())
+    records.mkdir(parents=True, exist_ok=True)
+    history, seconds = fit(model, dataset, resume=records / f"{name}.state")
     detectors = {t.variant: reread(model, t.config, dataset) if t.of else model for t in trials}
     for name, result in test(detectors, dataset).items():
         record = make_record(detectors[name], dataset, history, seconds, result, {})

@@ -181,9 +181,10 @@ def test_other_files_than_the_known_ones_are_not_put_in_place(serve, packed, tmp
         what.fetch(tmp_path / "mt")
 
 
-def test_an_unknown_digest_is_said_aloud(serve, packed, tmp_path, capsys):
+def test_an_unknown_digest_is_said_aloud_and_kept_beside_the_files(serve, packed, tmp_path, capsys):
     archive(serve(packed[0]).url).fetch(tmp_path / "mt")
     assert f"taken on trust. Its files have digest {packed[1]}" in capsys.readouterr().out
+    assert (tmp_path / "mt.digest.txt").read_text() == f"{packed[1]}  file.zip\n"
 
 
 def test_a_page_instead_of_an_archive_is_refused(serve, tmp_path):

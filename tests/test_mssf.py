@@ -130,6 +130,14 @@ def test_other_heights_and_widths_go_through_the_same_model(model):
     assert prediction.maps.shape == (2, 96, 160) and prediction.scores.shape == (2,)
 
 
+def test_a_strip_of_4096_by_256_pixels_is_scored_whole_and_like_its_middle(model):
+    strip = torch.rand(1, 3, 256, 4096, generator=seeded(5))
+    whole, middle = (model[0].predict(x) for x in (strip, strip[..., 1024:3072].contiguous()))
+    assert whole.maps.shape == (1, 256, 4096) and whole.scores.isfinite().all()
+    inside = slice(1024 + 512, 3072 - 512)  # beyond the reach of what lies outside
+    torch.testing.assert_close(whole.maps[..., inside], middle.maps[..., 512:-512], rtol=1e-3, atol=1e-3)
+
+
 def test_unit_of_each_raw_map_is_taken_from_held_out_normals(model):
     for s, raw in enumerate(model[0].scale_maps(model[0].features(HELD_OUT))):
         assert model[0].map_mean[s].item() == pytest.approx(raw.mean().item(), abs=1e-4)

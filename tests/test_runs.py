@@ -120,3 +120,30 @@ def test_the_chapter_is_told_of_a_folder_unless_the_set_is_drawn():
     assert replace(RUN, dataset="mt+textures").parameters("/data")["data_root"] == "/data"
     assert "data_root" not in replace(RUN, dataset="textures").parameters("/data")
     assert "data_root" not in RUN.parameters("")
+
+
+def test_runs_that_are_absent_done_or_fail_do_not_keep_others_from_running(monkeypatch, capsys):
+    found = [runs.Run(name, "full", 0) for name in ("absent", "done", "broken", "due")]
+    executed = []
+
+    def opened(name, *_):
+        if name == "absent":
+            raise FileNotFoundError("put it there")
+        return SimpleNamespace(name=name)
+
+    def execute(run, *_):
+        executed.append(run.dataset)
+        if run.dataset == "broken":
+            raise RuntimeError("no memory")
+        return Path("record.json")
+
+    monkeypatch.setattr(runs, "declared", lambda: found)
+    monkeypatch.setattr(runs, "open_declared", opened)
+    monkeypatch.setattr(runs, "up_to_date", lambda run, *_: run.dataset == "done")
+    monkeypatch.setattr(runs, "execute", execute)
+    assert runs.main() == 1  # one has failed
+    assert executed == ["broken", "due"]
+    out, err = capsys.readouterr()
+    assert "absent, passed over (put it there)" in out and "done-full-seed0: up to date" in out
+    assert "failed: no memory" in err and "record.json after" in out
+    assert runs.main(only="due") == 0 and executed[2:] == ["due"]

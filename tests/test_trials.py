@@ -1,6 +1,6 @@
 """Plans of many runs: what the files declare fits the package, and sharing work changes nothing."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -113,6 +113,26 @@ def test_trials_are_recorded_once_and_rescored_without_training(data, network, t
     base, read = (read_records(tmp_path, variant=t.variant)[0] for t in both)
     assert base["training"] == read["training"]
     assert base["metrics"]["pooled"] != read["metrics"]["pooled"]
+
+
+def test_a_trial_that_was_killed_goes_on_from_its_last_epoch(data, network, tmp_path, monkeypatch):
+    config, done = replace(CONFIG, epochs=2), []
+
+    def killed(detector, dataset, resume=None):
+        images = (dataset.images(side, config.image_size) for side in (dataset.train, dataset.held_out))
+        for epoch in detector.fit(*images, resume=resume):
+            done.append(epoch)
+            raise KeyboardInterrupt
+
+    trial = Trial("longer", "MSSF", config, "textures", data.split)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trials, "fit", killed)
+        list(run([trial], data, Stages(network, CONFIG.stages), tmp_path))
+    assert len(list(tmp_path.glob("*.state"))) == 1
+    list(run([trial], data, Stages(network, CONFIG.stages), tmp_path))
+    (record,) = read_records(tmp_path)
+    assert record["training"][0] == asdict(done[0]) and len(record["training"]) == 2
+    assert not list(tmp_path.glob("*.state"))
 
 
 def test_pixels_are_read_once_and_large_images_are_not_kept(data):

@@ -16,6 +16,7 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
+from ..files import written_whole
 from .unpack import can_unpack, extract
 
 
@@ -39,7 +40,7 @@ class Archive:
             file's path in the data set's folder, so the archive's own top folder falls away.
         digest: ``tree_digest`` of the extracted files, if it is on record.
         checksum: of the archive itself, as "sha256:..." or "md5:...", if it is on record. Without this and
-            ``digest`` the files are taken on trust, which is said.
+            ``digest`` the files are taken on trust, which is said, and the digest found is kept beside them.
         page: the official page of the data set, for readers who fetch it by hand.
         holds: what is in it, in words.
     """
@@ -132,6 +133,8 @@ class Archive:
             found = tree_digest(tree)
             if self.digest is None and self.checksum is None:
                 print(f"No digest on record for {self.name}: taken on trust. Its files have digest {found}")
+                with written_whole(target.with_name(f"{target.name}.digest.txt")) as beside:
+                    beside.write_text(f"{found}  {self.name}\n", encoding="utf-8")
             elif self.digest not in (None, found):
                 raise ValueError(f"not the files we know (digest {found[:12]}..., not {self.digest[:12]}...)")
             if target.exists():
