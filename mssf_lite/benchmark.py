@@ -183,7 +183,7 @@ def measure(
         detectors: from :func:`rivals`; they are moved to the device.
         batches: images in a call.
         threads: of the CPU; of no meaning on a GPU.
-        precisions: any of these, see :func:`mssf_lite.detector.precision`.
+        precisions: any of these, see :func:`mssf_lite.device.precision`.
         rounds: see :func:`interleaved`.
         device: of torch.
 
