@@ -95,8 +95,9 @@ class NearestNeighbour(FusedDetector):
         """
         chosen = torch.randperm(len(train), generator=seeded(self.config.seed, 4))[: self.read]
         some = Subset(train, chosen.tolist())
-        for s, scale in enumerate(remember(self.features, some, self.config, "storing")):
-            rows = scale.permute(0, 2, 3, 1).flatten(0, 2)
+        seen = remember(self.features, some, self.config, "storing")
+        for s, parts in enumerate(zip(*seen, strict=True)):
+            rows = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
             chosen = torch.randint(len(rows), (self.stored,), generator=seeded(self.config.seed, 3, s))
             kept = rows[chosen].float()
             self.memories[s].store(kept.to(self.device))

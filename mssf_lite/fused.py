@@ -121,7 +121,7 @@ class FusedDetector(Detector):
         title = "unit of the maps"
         maps = [self.scale_maps(self.features(batch)) for batch in batches(held_out, self.config, title)]
         for s, scale in enumerate(zip(*maps, strict=True)):
-            self.map_mean[s], self.map_std[s] = moments(torch.cat(scale), self.config.rings)
+            self.map_mean[s], self.map_std[s] = moments(scale, self.config.rings)
         self.fitted.fill_(True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,25 +29,58 @@ def seeded(*seed: int) -> torch.Generator:
 @torch.no_grad()
 def remember(
     see: Callable[[Tensor], list[Tensor]], images: Images, config: Settings, title: str
-) -> list[Tensor]:
+) -> list[list[Tensor]]:
     """What ``see`` makes of all images: the network is frozen, so one look at each is enough.
 
     Args:
         see: a batch of images (b, 3, H, W) -> (b, C, h, w) tensors.
-        images: all of one size.
+        images: those of one size together, see :func:`by_size`, or batches are small.
         config: ``batch`` and ``image_size`` set the size of batches.
         title: of the progress bar.
 
     Returns:
-        (N, C, h, w) tensors in half precision, in main memory.
+        For each size of image, in the order in which they come: (N, C, h, w) tensors in half precision, in
+        main memory.
     """
-    parts = [[x.half().cpu() for x in see(batch)] for batch in batches(images, config, title)]
-    return [torch.cat(kind) for kind in zip(*parts, strict=True)]
+    parts: dict[torch.Size, list[list[Tensor]]] = {}
+    for batch in batches(images, config, title):
+        parts.setdefault(batch.shape[2:], []).append([x.half().cpu() for x in see(batch)])
+    return [[torch.cat(kind) for kind in zip(*of_size, strict=True)] for of_size in parts.values()]
 
 
-def fingerprint(images: Tensor) -> str:
-    """Words that tell these training images (N, ...) from others."""
-    return f"{len(images)} images, {images.float().mean():.4f} bright"
+def by_size(images: Iterable[Tensor]) -> list[Tensor]:
+    """The images (3, H, W) with those of one size together, otherwise in their order."""
+    parts: dict[torch.Size, list[Tensor]] = {}
+    for image in images:
+        parts.setdefault(image.shape, []).append(image)
+    return [image for of_size in parts.values() for image in of_size]
+
+
+def shuffled(counts: Sequence[int], batch: int, rng: torch.Generator) -> list[tuple[int, Tensor]]:
+    """An epoch's batches in random order; a batch holds images of one size.
+
+    Args:
+        counts: how many images there are of each size.
+        batch: the most images of a batch.
+        rng: source of chance.
+
+    Returns:
+        Which size, and the numbers of its images, a batch.
+    """
+    found = [
+        (size, chosen)
+        for size, count in enumerate(counts)
+        for chosen in torch.randperm(count, generator=rng).split(batch)
+    ]
+    if len(counts) == 1:  # in random order already
+        return found
+    return [found[i] for i in torch.randperm(len(found), generator=rng)]
+
+
+def fingerprint(images: Sequence[Tensor]) -> str:
+    """Words that tell these training images, or their features, from others."""
+    bright = sum(image.float().mean().item() for image in images) / len(images)
+    return f"{len(images)} images, {bright:.4f} bright"
 
 
 class State(Generic[P]):

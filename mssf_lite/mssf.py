@@ -24,6 +24,7 @@ from .detector import Images, Progress, batches, check_given
 from .flows import SeparateFlows, siamese_flow
 from .fused import FusedDetector
 from .fusion import Whitening
+from .loop import by_size
 from .losses import log_likelihood
 from .training import fit_whitening, train_flow
 
@@ -72,10 +73,8 @@ class MSSF(FusedDetector):
         check_given(train, held_out)
         self.fitted.fill_(False)
         # read (or drawn) once; 11 bits hold what 8-bit images knew, in half the memory
-        parts = [batch.half() for batch in batches(train, self.config, "reading images")]
-        if len(sizes := {tuple(part.shape[2:]) for part in parts}) > 1:
-            raise ValueError(f"training images must be of one size, got {sorted(sizes)}: resize or tile them")
-        train = torch.cat(parts)
+        read = [batch.half() for batch in batches(train, self.config, "reading images")]
+        train = by_size(image for batch in read for image in batch)
         normal = fit_whitening(self, train)
         resume = Path(resume) if resume else None
         yield from train_flow(self, normal, train, held_out, resume)

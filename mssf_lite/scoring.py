@@ -38,21 +38,23 @@ def distance_to_border(grid: tuple[int, int], most: int) -> Tensor:
     return torch.minimum(rows[:, None], columns).clamp_max(most)
 
 
-def moments(raw: Tensor, rings: int) -> tuple[Tensor, Tensor]:
+def moments(raw: Tensor | Sequence[Tensor], rings: int) -> tuple[Tensor, Tensor]:
     """The units of raw maps: mean and standard deviation over images and locations.
 
     Args:
-        raw: (B, h, w), of normal images.
+        raw: (B, h, w), of normal images; or several such, of grids that may differ.
         rings: how many rings of locations have a unit of their own, counted from the border.
 
     Returns:
         Mean and standard deviation, (rings + 1,) each: from the outermost ring to the inside. What a small
         grid has none of takes the unit of the next ring outside it.
     """
-    distance = distance_to_border(raw.shape[1:], rings).to(raw.device)
+    parts = [raw] if isinstance(raw, Tensor) else raw
+    distances = [distance_to_border(part.shape[1:], rings).to(part.device) for part in parts]
     found: list[tuple[Tensor, Tensor]] = []
     for ring in range(rings + 1):
-        values = raw[:, distance == ring]
+        of_ring = [part[:, far == ring] for part, far in zip(parts, distances, strict=True)]
+        values = torch.cat([part.flatten() for part in of_ring])
         found.append((values.mean(), values.std()) if values.numel() else found[-1])
     mean, std = (torch.stack(values) for values in zip(*found, strict=True))
     return mean, std.clamp_min(1e-6)

@@ -7,7 +7,7 @@ kept in half precision; an epoch costs no pass of the network. All chance comes 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm.auto import tqdm
 
 from . import parallel
-from .detector import Images, Progress, batches
+from .detector import Images, Progress
 from .device import autocast
-from .loop import State, fingerprint, remember, seeded
+from .loop import State, fingerprint, remember, seeded, shuffled
 from .losses import boundary, hindering_loss, hindering_weight, log_likelihood
 from .scoring import image_score, moments, standardised
 from .synthesis import MAS
@@ -53,11 +53,12 @@ def synthetic_locations(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
+def fit_whitening(model: MSSF, train: Images) -> list[list[Tensor]]:
     """Fit the whitening of every scale in closed form, in one pass over the images.
 
     Returns:
-        The whitened features of all images, one (N, C, h_s, w_s) a scale, half precision, in main memory.
+        The whitened features of all images: for each size of image one (N, C, h_s, w_s) a scale, half
+        precision, in main memory.
     """
 
     def see(batch: Tensor) -> list[Tensor]:
@@ -66,17 +67,21 @@ def fit_whitening(model: MSSF, train: Images) -> list[Tensor]:
             whitening.update(x)
         return fused
 
-    result = []
     kept = remember(see, train, model.config, "features of normal images")
-    for whitening, scale in zip(model.whitening, kept, strict=True):
+    for s, whitening in enumerate(model.whitening):
         whitening.solve()
-        parts = scale.split(model.config.batch)
-        result.append(torch.cat([whitening(x.to(model.device).float()).half().cpu() for x in parts]))
-    return result
+        for of_size in kept:
+            parts = of_size[s].split(model.config.batch)
+            of_size[s] = torch.cat([whitening(x.to(model.device).float()).half().cpu() for x in parts])
+    return kept
 
 
 def train_flow(
-    model: MSSF, normal: list[Tensor], train: Tensor, held_out: Images, resume: Path | None = None
+    model: MSSF,
+    normal: list[list[Tensor]],
+    train: Sequence[Tensor],
+    held_out: Images,
+    resume: Path | None = None,
 ) -> Iterator[FlowProgress]:
     """Train ``model.flow`` with AdamW on likelihood and hindering; yields after every epoch.
 
@@ -85,7 +90,7 @@ def train_flow(
     Args:
         model: an MSSF whose whitening is fitted.
         normal: whitened features of ``train``, see :func:`fit_whitening`.
-        train: the normal images, (N, 3, H, W); twins are made of them.
+        train: the normal images (3, H, W), those of one size together; twins are made of them.
         held_out: see :meth:`mssf_lite.mssf.MSSF.fit`.
         resume: see :meth:`mssf_lite.mssf.MSSF.fit`.
 
@@ -103,7 +108,8 @@ def train_flow(
     watched = remember(model.whitened, held_out, c, "held-out images")
 
     optimizer = torch.optim.AdamW(model.flow.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
-    steps = -(-len(train) // c.batch)
+    counts = [len(of_size[0]) for of_size in normal]
+    steps = sum(-(-count // c.batch) for count in counts)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=c.learning_rate, total_steps=c.epochs * steps, pct_start=0.2, cycle_momentum=False
     )
@@ -113,18 +119,18 @@ def train_flow(
     started -= state.history[-1].seconds if state.history else 0
     for epoch in range(len(state.history) + 1, c.epochs + 1):
         rng = seeded(c.seed, 3, epoch)
-        order = torch.randperm(len(train), generator=rng).split(c.batch)
+        order = shuffled(counts, c.batch, rng)
         sums = torch.zeros(3, device=model.device)
         model.train()
-        for step, chosen in enumerate(tqdm(order, desc=f"epoch {epoch} of {c.epochs}", leave=False)):
+        for step, (size, chosen) in enumerate(tqdm(order, desc=f"epoch {epoch} of {c.epochs}", leave=False)):
             progress = ((epoch - 1) * steps + step) / (c.epochs * steps)
             weight = hindering_weight(progress, c)
-            keep = [sampled(len(chosen), tuple(x.shape[2:]), rng)[rank::world] for x in normal]
+            keep = [sampled(len(chosen), tuple(x.shape[2:]), rng)[rank::world] for x in normal[size]]
             own = chosen[rank::world]
-            clean = [x[own].to(model.device).float() for x in normal]
-            spoilt = [x[own].to(model.device).float() for x in twins] if weight else []
+            clean = [x[own].to(model.device).float() for x in normal[size]]
+            spoilt = [x[own].to(model.device).float() for x in twins[size]] if weight else []
             with autocast(model.device):
-                nll, hindering = losses(model, clean, spoilt, keep, [x[own] for x in touched])
+                nll, hindering = losses(model, clean, spoilt, keep, [x[own] for x in touched[size]])
             loss = nll + weight * hindering
             terms = parallel.total(torch.stack([loss, nll, hindering]))
             if not terms.isfinite().all():
@@ -157,20 +163,22 @@ def sampled(images: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
 @torch.no_grad()
 def draw_twins(
     model: MSSF, images: Images, rng: torch.Generator, title: str
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     """A synthetic twin of every image, as the flow sees it.
 
     Returns:
-        Whitened features, one (N, C, h_s, w_s) half-precision tensor a scale, and which of their locations
-        are synthetic, one (N, h_s, w_s) bool a scale; both in main memory.
+        For each size of image: whitened features, one (N, C, h_s, w_s) half-precision tensor a scale; and
+        which of their locations are synthetic, one (N, h_s, w_s) bool a scale; both in main memory.
     """
-    features, touched = [], []
-    for batch in batches(images, model.config, title):
+
+    def see(batch: Tensor) -> list[Tensor]:
         twins = MAS(kinds=model.config.kinds)(batch, rng)
-        features.append([x.half().cpu() for x in model.whitened(twins.images)])
-        touched.append([synthetic_locations(twins.masks, tuple(x.shape[-2:])) for x in features[-1]])
-    joined = [[torch.cat(scale) for scale in zip(*parts, strict=True)] for parts in (features, touched)]
-    return joined[0], joined[1]
+        features = model.whitened(twins.images)
+        return features + [synthetic_locations(twins.masks, tuple(x.shape[-2:])) for x in features]
+
+    kept, scales = remember(see, images, model.config, title), len(model.scales)
+    touched = [[x.bool() for x in of_size[scales:]] for of_size in kept]
+    return [of_size[:scales] for of_size in kept], touched
 
 
 def losses(
@@ -202,13 +210,13 @@ def losses(
 
 
 @torch.no_grad()
-def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tuple[float, float]:
+def judge_held_out(model: MSSF, normal: list[list[Tensor]], twins: list[list[Tensor]]) -> tuple[float, float]:
     """Held-out evidence for choosing settings without any test image.
 
     Args:
         model: the model.
-        normal, twins: whitened features of held-out images and of their twins, one (N, C, h_s, w_s) a
-            scale.
+        normal, twins: whitened features of held-out images and of their twins, for each size of image one
+            (N, C, h_s, w_s) a scale.
 
     Returns:
         Negative log-likelihood of held-out normals, nats per dimension, and image AUROC of held-out normals
@@ -217,25 +225,26 @@ def judge_held_out(model: MSSF, normal: list[Tensor], twins: list[Tensor]) -> tu
     model.eval()
     c = model.config
 
-    def through(stored: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Raw maps and log-likelihoods of every scale."""
+    def through(stored: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """Raw maps of every scale, batch by batch, and log-likelihoods of every scale."""
         maps, likelihoods = [], []
-        for s, scale in enumerate(stored):
+        for s in range(len(model.scales)):
             rows = []
-            for part in scale.split(c.batch):
+            for part in (part for of_size in stored for part in of_size[s].split(c.batch)):
                 x = part.to(model.device).float()
                 z, log_det = model.latent(x, s)
-                rows.append((model.raw_map_of(x, z, log_det), log_likelihood(z, log_det)))
-            for found, values in zip((maps, likelihoods), zip(*rows, strict=True), strict=True):
-                found.append(torch.cat(values))
+                rows.append((model.raw_map_of(x, z, log_det), log_likelihood(z, log_det).flatten()))
+            of_scale, likelihood = zip(*rows, strict=True)
+            maps.append(list(of_scale))
+            likelihoods.append(torch.cat(likelihood))
         return maps, likelihoods
 
     (plain, likelihoods), (changed, _) = through(normal), through(twins)
     units = [moments(raw, c.rings) for raw in plain]
-    scores = [
-        image_score([standardised(raw, *unit) for raw, unit in zip(one, units, strict=True)], c.top_share)
-        for one in (plain, changed)
-    ]
+    scores = []
+    for maps in (plain, changed):
+        scaled = [[standardised(raw, *unit) for raw in of] for of, unit in zip(maps, units, strict=True)]
+        scores.append(torch.cat([image_score(batch, c.top_share) for batch in zip(*scaled, strict=True)]))
     labels = np.repeat([False, True], [len(scores[0]), len(scores[1])])
     auroc = float(roc_auc_score(labels, torch.cat(scores).cpu().numpy()))
     return -torch.stack([value.mean() for value in likelihoods]).mean().item(), auroc

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 from data_trees import mvtec_texture, save
+from PIL import ExifTags, Image
 
 from mssf_lite.data import open_dataset
 
@@ -186,3 +187,35 @@ def test_masks_that_fit_no_image_are_refused(tmp_path):
 def test_a_single_normal_is_too_few(tmp_path):
     with pytest.raises(ValueError, match=r"1 image\(s\) of a single item; at least two items"):
         open_dataset("folder", mvtec_texture(tmp_path / "carpet", train=1))
+
+
+def test_detectors_see_each_texture_in_a_shape_of_its_own(tmp_path):
+    shapes = {"long": (30, 90), "high": (80, 40), "square": (50, 50)}
+    for name, shape in shapes.items():
+        for i in range(3):
+            save(tmp_path / name / f"train/good/{i}.png", shape)
+        save(tmp_path / name / "test/good/0.png", (40, 40))  # unlike those of the training
+    dataset = open_dataset("folder", tmp_path)
+    seen = {s.texture: dataset.seen(s, (64, 64))[0].shape for s in dataset.train}
+    assert seen == {"long": (3, 64, 192), "high": (3, 128, 64), "square": (3, 64, 64)}
+    assert {s.texture: dataset.seen(s, (64, 64))[0].shape for s in dataset.test} == seen
+    assert {dataset.seen_at(s, (64, 96)) for s in dataset.samples} == {(64, 96)}  # chosen by somebody
+    assert {dataset.seen_at(s, (100, 100)) for s in dataset.samples if s.texture == "square"} == {(100, 100)}
+
+
+def test_the_shape_of_a_texture_is_that_of_its_middle_image(tmp_path):
+    for i, width in enumerate((64, 128, 900)):
+        save(tmp_path / f"cloth/train/good/{i}.png", (64, width))
+    dataset = open_dataset("folder", tmp_path)
+    assert {dataset.seen_at(s, (64, 64)) for s in dataset.samples} == {(64, 128)}
+
+
+def test_a_camera_held_on_its_side_is_known_to_the_shape(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for i in range(2):
+        path = save(tmp_path / f"cloth/train/good/{i}.jpg", (32, 64))
+        Image.open(path).save(path, exif=exif)
+    dataset = open_dataset("folder", tmp_path)
+    assert dataset.read(dataset.train[0])[0].shape == (3, 64, 32)
+    assert dataset.seen_at(dataset.train[0], (32, 32)) == (64, 32)

@@ -44,9 +44,11 @@ def test_truth_images_of_other_modes_are_understood(root, mode):
 def test_upright_images_keep_their_aspect_at_one_size_for_all(root):
     dataset = open_dataset("ksdd2", root)
     images = dataset.images(dataset.test, (24, 24))
-    assert {image.shape for image in images} == {(3, 66, 24)}
+    assert {image.shape for image in images} == {(3, 64, 24)}  # 2.75 times 24, in steps of 32
     assert dataset.read(dataset.test[1])[0].shape == (3, 64, 23)  # as it is
-    assert dataset.masks(dataset.test, (24, 24)).shape == (7, 66, 24)
+    assert dataset.masks(dataset.test, (24, 24)).shape == (7, 64, 24)
+    assert dataset.seen_at(dataset.test[0], (256, 256)) == (704, 256)
+    assert dataset.seen_at(dataset.test[0], (320, 256)) == (320, 256)  # chosen for these images
 
 
 @tiny

@@ -2,7 +2,9 @@
 
 import json
 
+import pytest
 import torch
+from data_trees import ksdd2, mvtec_texture
 
 from mssf_lite import MSSF, Config, NearestNeighbour, experiment, gaussian_of
 from mssf_lite.data import open_dataset
@@ -10,6 +12,7 @@ from mssf_lite.data.textures import Counts
 from mssf_lite.results import read_records, write_record
 
 CONFIG = Config.profile("check", stages=("blocks.2",), batch=4)
+NAMED = ["folder", "ksdd2", "textures/wood"]
 
 
 class Watched:
@@ -70,3 +73,18 @@ def test_record_of_a_run_is_written_and_read_back(tmp_path):
     assert read["metrics"] == read["yardsticks"]["again"]
     assert read["sizes"]["trainable"] == sum(p.numel() for p in model.flow.parameters())
     assert [e["epoch"] for e in read["training"]] == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not the official")
+def test_one_model_learns_from_joined_sets_whose_images_have_different_shapes(tmp_path):
+    mvtec_texture(tmp_path / "folder" / "cloth"), ksdd2(tmp_path / "ksdd2")
+    counts = Counts(train=4, held_out=2, test_good=2, test_defect_per_kind=1)
+    data = open_dataset(["folder", "ksdd2", "textures"], tmp_path, counts=counts, textures=NAMED)
+    model = MSSF(CONFIG)
+    history, seconds = experiment.fit(model, data)
+    detectors = {"model": model, "Gaussian": gaussian_of(model, data.images(data.held_out, (128, 128)))}
+    results = experiment.test(detectors, data)
+    record = experiment.make_record(model, data, history, seconds, results["model"], {})
+    assert set(record["metrics"]["textures"]) == {"folder/cloth", "ksdd2", "textures/wood"}
+    seen = {tuple(data.seen_at(s, (128, 128))) for s in data.train}
+    assert seen == {(128, 160), (352, 128), (128, 128)}

@@ -8,9 +8,9 @@ import torch
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
 from mssf_lite.detector import batches
 from mssf_lite.device import autocast, precision
-from mssf_lite.loop import seeded
+from mssf_lite.loop import seeded, shuffled
 from mssf_lite.synthesis import MAS
-from mssf_lite.training import synthetic_locations
+from mssf_lite.training import fit_whitening, synthetic_locations
 
 CHECK = Config.profile(
     "check", stages=("blocks.2", "blocks.3"), image_size=(64, 64), batch=8, zooms=(1.0, 0.5)
@@ -201,9 +201,52 @@ def test_images_of_several_sizes_are_scored_as_if_alone(model):
         torch.testing.assert_close(score, alone.scores[0], rtol=1e-4, atol=1e-4)
 
 
-def test_training_images_of_several_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"of one size, got \[\(64, 64\), \(80, 64\)\]"):
-        next(MSSF(CHECK).fit([TRAIN[0], torch.rand(3, 80, 64)], HELD_OUT))
+def upright(images):
+    """The same weave, 96 pixels high."""
+    return torch.cat([images, images[..., :32, :]], dim=2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_images_of_several_sizes_are_learned_from_in_any_order(method):
+    high, held_out = upright(TRAIN[12:]), [*HELD_OUT[:4], *upright(HELD_OUT[4:])]
+    mixed = [image for pair in zip(TRAIN[:12], high, strict=True) for image in pair]
+    scores = []
+    for images in (mixed, [*TRAIN[:12], *high]):
+        detector = METHODS[method](CHECK)
+        for _ in detector.fit(images, held_out):
+            pass
+        scores.append(detector.predict([*TEST, *upright(TEST)]).scores)
+    if method == "NearestNeighbour":  # draws by position what it stores
+        assert all(score.isfinite().all() for score in scores)
+    else:
+        torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-3)
+
+
+def test_whitening_is_over_the_locations_of_all_sizes():
+    model, high = MSSF(CHECK), upright(TRAIN[:6])
+    white = fit_whitening(model, [*TRAIN[:6], *high])
+    assert [[len(scale) for scale in of_size] for of_size in white] == [[6, 6], [6, 6]]
+    for s in range(2):
+        rows = torch.cat([of_size[s].float().movedim(1, -1).flatten(0, 2) for of_size in white])
+        fused = [model.features(x)[s].movedim(1, -1).flatten(0, 2) for x in (TRAIN[:6], high)]
+        mean = torch.cat(fused).double().mean(0)
+        torch.testing.assert_close(model.whitening[s].mean, mean.float(), rtol=1e-4, atol=1e-4)
+        assert rows.mean(0).abs().max() < 0.05  # kept in half precision
+
+
+@pytest.mark.parametrize("counts", [[5], [7, 3], [4, 1, 8]])
+def test_every_image_comes_once_an_epoch_in_a_batch_of_its_size(counts):
+    found = shuffled(counts, 3, seeded(0))
+    assert all(1 <= len(chosen) <= 3 for _, chosen in found)
+    for size, count in enumerate(counts):
+        numbers = torch.cat([chosen for of, chosen in found if of == size])
+        assert sorted(numbers.tolist()) == list(range(count))
+    assert len(found) == sum(-(-count // 3) for count in counts)
+
+
+def test_sizes_take_turns_within_an_epoch():
+    sizes = [size for size, _ in shuffled([40, 40], 2, seeded(0))]
+    assert sizes not in (sorted(sizes), sorted(sizes, reverse=True))
 
 
 @pytest.mark.parametrize("empty", ["train", "held_out"])

@@ -81,6 +81,11 @@ def test_training_and_what_prepares_it_see_the_features_of_the_images(monkeypatc
     torch.testing.assert_close(watched, held_out, atol=1e-2, rtol=1e-3)
 
 
+def test_a_peer_refuses_to_learn_from_images_of_several_sizes(peer):
+    with pytest.raises(ValueError, match="MeanPeer learns from images of one size"):
+        next(peer.fit([IMAGES[0], torch.rand(3, 64, 32)], IMAGES))
+
+
 @pytest.mark.parametrize("empty", ["train", "held_out"])
 def test_fitting_without_images_names_what_is_missing(empty, peer):
     images = {"train": IMAGES, "held_out": IMAGES} | {empty: IMAGES[:0]}

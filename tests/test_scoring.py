@@ -31,6 +31,15 @@ def test_without_rings_or_on_a_grid_without_inside_there_is_one_unit():
         assert all(len(values) == rings + 1 for values in moments(raw, rings))
 
 
+def test_grids_of_several_shapes_share_their_units():
+    wide, high = torch.randn(3, 4, 7), 2 + torch.randn(2, 6, 3)
+    values = torch.cat([wide.flatten(), high.flatten()])
+    mean, std = moments([wide, high], 0)
+    torch.testing.assert_close(torch.cat([mean, std]), torch.stack([values.mean(), values.std()]))
+    inside = torch.cat([wide[:, 1:-1, 1:-1].flatten(), high[:, 1:-1, 1:-1].flatten()])
+    torch.testing.assert_close(moments([wide, high], 1)[0][1], inside.mean())
+
+
 def test_scales_are_averaged_by_their_number_of_locations_in_asinh():
     maps = [torch.full((1, 2, 2), 2.0), torch.full((1, 1, 1), 8.0)]
     mean = math.sinh((4 * math.asinh(2) + math.asinh(8)) / 5)  # weights 1 and 1/4

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from .images import FileReader, decode
+from .images import FileReader, decode, shape_of
 from .samples import Sample, Size
 
 CLIPPED = (5, 250)  # darker or lighter than these, of 255, is black or white
@@ -94,8 +93,7 @@ class ClothReader(FileReader):
         """A whole strip keeps its aspect, at the height of its tiles; a tile has the size asked for."""
         if sample.crop is not None:
             return size
-        with Image.open(self.root / sample.file) as file:  # reads the head of the file only
-            width, height = file.size
+        height, width = shape_of(self.root / sample.file)
         return size[0], round(size[0] * width / height)
 
 

@@ -12,15 +12,18 @@
 ``root`` is one such folder or a folder of several, each a texture. PNG, JPEG, BMP and TIFF are read; other
 files and hidden ones are passed over. Only ``train/good`` must be there: without ``test`` there is nothing to
 test, without masks there are no pixel metrics.
+
+Detectors see all images of a texture in one shape, which has the aspect of its middle training image.
 """
 
 import re
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from .images import SUFFIXES, FileReader
+from .images import SUFFIXES, ShapeReader, shape_of
 from .samples import Dataset, Sample
 from .splits import SPLITS, draw_groups
 
@@ -75,7 +78,7 @@ def open_folder(
         train=train,
         held_out=kept,
         test=test,
-        reader=FileReader(root),
+        reader=ShapeReader(root, {name: _aspect(_normals(folders[name])) for name in wanted}),
         licence="Your own images: you know their terms.",
         citation="",
         root=root,
@@ -136,6 +139,12 @@ def _normals(folder: Path) -> list[Path]:
         if other != good:
             raise ValueError(f"{other}: training sees normals only; move this folder to {folder / 'test'}")
     return _images(good)
+
+
+def _aspect(paths: list[Path]) -> float:
+    """Height by width of the middle one of these images; of many, some fifty are looked at."""
+    shapes = [shape_of(path) for path in paths[:: max(1, len(paths) // 50)]]
+    return statistics.median(height / width for height, width in shapes)
 
 
 def _images(folder: Path) -> list[Path]:

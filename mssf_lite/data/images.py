@@ -10,7 +10,7 @@ Three choices are ours and hold for every data set of files:
   threads, keeping each touched pixel makes every defect fat; ``resize_mask`` says what is done instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from scipy import ndimage
 from torch import Tensor
 
 from .samples import Sample, Size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+STEP = 32  # pixels between two places of the deepest stages
 REMEDY = "open it in an image viewer; then copy or download it again, or take it out of the folder"
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours belong to one defect
 
@@ -147,6 +148,29 @@ class FileReader:
         return image, torch.from_numpy(mask.copy() if size is None else resize_mask(mask, size))
 
 
+@dataclass(frozen=True)
+class ShapeReader(FileReader):
+    """Reads samples from files, and shows all images of a texture to detectors in one shape with its aspect.
+
+    Args:
+        root: see :class:`FileReader`.
+        aspects: texture -> height by width of its images, about.
+    """
+
+    aspects: Mapping[str, float]
+
+    def seen_at(self, sample: Sample, size: Size) -> Size:
+        """The shorter side as ``size`` has it, the longer in whole steps of 32 pixels; see ``Dataset.seen``.
+
+        A ``size`` that is no square was chosen for these images, and is taken as it is.
+        """
+        if size[0] != size[1]:
+            return size
+        aspect, short = self.aspects[sample.texture], size[0]
+        long = max(short, STEP * round(short * max(aspect, 1 / aspect) / STEP))
+        return (long, short) if aspect > 1 else (short, long)
+
+
 def _open(path: Path, sample: Sample) -> Image.Image:
     """A file of the sample, decoded; where samples are parts of it, it is decoded once for the next ones."""
     if sample.crop is None:
@@ -181,14 +205,27 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cut off or corrupt ({error}); {REMEDY}") from error
 
 
-def decode(path: str | Path) -> Image.Image:
-    """The decoded picture, upright, in a mode of known range: L, RGB, I;16 (grey), or 1."""
-    path = Path(path)
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file of which only the head has been read."""
     with _named(path):
         empty = path.stat().st_size == 0
     if empty:
         raise ValueError(f"{path}: an empty file (0 bytes); {REMEDY}")
     with _named(path), Image.open(path) as file:
+        yield file
+
+
+def shape_of(path: Path) -> Size:
+    """(height, width) of an image file, upright; only its head is read."""
+    with _opened(path) as file:
+        lies = file.getexif().get(ExifTags.Base.Orientation, 1) > 4  # a camera was held on its side
+        return file.size if lies else file.size[::-1]
+
+
+def decode(path: str | Path) -> Image.Image:
+    """The decoded picture, upright, in a mode of known range: L, RGB, I;16 (grey), or 1."""
+    with _opened(path := Path(path)) as file:
         kind = file.format
         picture = ImageOps.exif_transpose(file)
         picture.load()

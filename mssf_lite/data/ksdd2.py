@@ -10,15 +10,14 @@ keeps the aspect, 2.75 times as high as wide: 704 x 256 where other images are 2
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from .download import Archive
-from .images import FileReader, decode
+from .images import ShapeReader, decode
 from .official import compare_counts, find_set
-from .samples import Dataset, Sample, Size
+from .samples import Dataset, Sample
 from .splits import draw_groups
 
 ASPECT = 2.75  # height by width at which all images are seen; their own is about 630 by 230
@@ -44,19 +43,6 @@ ARCHIVE = Archive(
     page="https://www.vicos.si/resources/kolektorsdd2/",
     holds="its folders train and test",
 )
-
-
-@dataclass(frozen=True)
-class UprightReader(FileReader):
-    """Reads samples from files, and keeps their aspect for detectors.
-
-    Args:
-        root: the folder the samples' files are relative to.
-    """
-
-    def seen_at(self, sample: Sample, size: Size) -> Size:
-        """The same for all images, so that they fill batches; see ``Dataset.seen``."""
-        return round(ASPECT * size[1]), size[1]
 
 
 def open_ksdd2(
@@ -119,7 +105,7 @@ def open_ksdd2(
         train=tuple(sample(path, "train") for path in normal["train"] if path.name not in names),
         held_out=tuple(sample(path, "held_out") for path in normal["train"] if path.name in names),
         test=tuple(sorted(tests, key=lambda s: s.key)),
-        reader=UprightReader(folder),
+        reader=ShapeReader(folder, {"ksdd2": ASPECT}),
         licence=TERMS,
         citation=CITATION,
         root=folder,

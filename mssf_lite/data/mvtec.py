@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .download import Archive
 from .folder import open_folder
+from .images import FileReader
 from .official import compare_counts, find_set
 from .samples import Dataset
 from .splits import SPLITS
@@ -98,7 +99,8 @@ def open_mvtec(
         found["train"] = len(part.train) + len(part.held_out)
         compare_counts(folder / name, "MVTec AD", found, COUNTS[name])
     lists = {split: tuple(s for part in parts for s in getattr(part, split)) for split in SPLITS}
-    return replace(parts[0], name="mvtec", split="official", licence=TERMS, citation=CITATION, **lists)
+    facts = {"name": "mvtec", "split": "official", "licence": TERMS, "citation": CITATION}
+    return replace(parts[0], reader=FileReader(folder), **facts, **lists)  # its images are squares
 
 
 def _is_there(folder: Path) -> bool:

@@ -195,7 +195,8 @@ class Dataset:
         return known(sample, size) if known else size
 
     def seen(self, sample: Sample, size: Size) -> tuple[Tensor, Tensor | None]:
-        """What a detector looks at: as :meth:`read`, but long images keep their aspect and lose bare ends.
+        """What a detector looks at: as :meth:`read`, but strips, and textures of one shape, keep their
+        aspect, and strips lose bare ends.
 
         Args:
             sample: one of this data set's samples.

@@ -55,13 +55,20 @@ class Peer(Detector):
     def fit(
         self, train: Images, held_out: Images, resume: str | Path | None = None
     ) -> Iterator[PlainProgress]:
-        """Learn what is normal; yields after every epoch. See :meth:`mssf_lite.detector.Detector.fit`."""
+        """Learn what is normal; yields after every epoch. See :meth:`mssf_lite.detector.Detector.fit`.
+
+        Raises:
+            ValueError: besides, images of several sizes: a peer learns from one.
+        """
         check_given(train, held_out)
         self.fitted.fill_(False)
-        kept = [
-            remember(self.features, images, self.config, title)
-            for images, title in ((train, "features of normal images"), (held_out, "held-out images"))
-        ]
+        kept = []
+        for images, title in ((train, "features of normal images"), (held_out, "held-out images")):
+            first, *others = remember(self.features, images, self.config, title)
+            if others:
+                name = type(self).__name__
+                raise ValueError(f"{name} learns from images of one size, got several: resize or tile them")
+            kept.append(first)
         self.prepare(kept[0])
         resume = Path(resume) if resume else None
         yield from train_epochs(self.model, self.config, *self.optimizer(), self.loss, *kept, resume)
