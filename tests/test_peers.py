@@ -6,6 +6,7 @@ from torch import nn
 
 from mssf_lite import load
 from mssf_lite.config import Settings
+from mssf_lite.peers import STMAE, UniAD
 from mssf_lite.peers.peer import Peer, in_windows
 from mssf_lite.scoring import Prediction
 
@@ -84,6 +85,13 @@ def test_training_and_what_prepares_it_see_the_features_of_the_images(monkeypatc
 def test_a_peer_refuses_to_learn_from_images_of_several_sizes(peer):
     with pytest.raises(ValueError, match="MeanPeer learns from images of one size"):
         next(peer.fit([IMAGES[0], torch.rand(3, 64, 32)], IMAGES))
+
+
+@pytest.mark.parametrize("method", [UniAD, STMAE])
+def test_a_peer_of_one_grid_refuses_to_learn_from_images_of_another(method):
+    fixed = method(method.settings.profile("check"))
+    with pytest.raises(ValueError, match=r"set image_size=\(128, 160\)"):
+        next(fixed.fit(torch.rand(2, 3, 128, 160), torch.rand(2, 3, 128, 160)))
 
 
 @pytest.mark.parametrize("empty", ["train", "held_out"])

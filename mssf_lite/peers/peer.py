@@ -87,6 +87,23 @@ class GridPeer(Peer):
         super().__init__(config, pyramid)
         self.least = min(config.image_size)
 
+    def fit(
+        self, train: Images, held_out: Images, resume: str | Path | None = None
+    ) -> Iterator[PlainProgress]:
+        """See :meth:`Peer.fit`.
+
+        Raises:
+            ValueError: besides, images that are not of the config's ``image_size``.
+        """
+        for image in (images[0] for images in (train, held_out) if len(images)):
+            size, own = tuple(image.shape[-2:]), tuple(self.config.image_size)
+            if size != own:
+                raise ValueError(
+                    f"{type(self).__name__} knows images of one size, its image_size {own}, and got {size}: "
+                    f"set image_size={size}"
+                )
+        yield from super().fit(train, held_out, resume)
+
     def see(self, images: Tensor) -> list[Tensor]:
         """All stages on one grid, bilinear: one (B, C, H // stride, W // stride)."""
         grid = tuple(side // self.config.stride for side in images.shape[-2:])
