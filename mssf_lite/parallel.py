@@ -1,18 +1,19 @@
 """Training in several processes: one GPU each, on one machine or on many.
 
 ``fit`` is the same in one process and in a group of them (``torchrun`` starts such a group). Every process
-keeps all features, takes its share of each batch, and the gradients are added up: the result is that of one
-process, up to rounding. DistributedDataParallel is not used: one step runs the flow many times (scales,
-normal images and twins), and a process may have no synthetic location at all; its hooks allow neither.
+keeps all features and takes its share of each batch, and DistributedDataParallel brings the gradients
+together: the result is that of one process, up to rounding.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def join() -> tuple[int, int]:
@@ -69,11 +70,27 @@ def mean(values: Tensor) -> Tensor:
     return values.sum() / count.clamp_min(1)
 
 
-def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes."""
+class _Step(nn.Module):
+    """A loss as the forward pass of what it trains: one pass a step, however often the flow is run in it."""
+
+    def __init__(self, trained: nn.Module, loss: Callable[..., tuple[Tensor, Tensor]]):
+        super().__init__()
+        self.trained, self.loss = trained, loss
+
+    def forward(self, *batch: Any) -> tuple[Tensor, Tensor]:
+        # The others wait for every gradient, also those of a process whose share of the batch is empty.
+        idle = 0.0 * torch.stack([parameter.sum() for parameter in self.trained.parameters()]).sum()
+        first, second = self.loss(*batch)
+        return first + idle, second
+
+
+def spread(trained: nn.Module, loss: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Any]:
+    """``loss``, as it is in one process; in a group its gradients are the mean over all processes.
+
+    Args:
+        trained: the module that learns; it begins on every process as it is on the first.
+        loss: a process's share of a batch -> two scalars that are differentiable in ``trained``.
+    """
     if place()[1] == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is None:  # nothing of this process's share went through it
-            parameter.grad = torch.zeros_like(parameter)
-        distributed.all_reduce(parameter.grad)
+        return loss
+    return DistributedDataParallel(_Step(trained, loss))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,7 @@ def train_flow(
     state = State(resume, c, parts, fingerprint(train), FlowProgress)
     yield from state.history
     started -= state.history[-1].seconds if state.history else 0
+    loss_of = parallel.spread(model.flow, partial(losses, model))
     for epoch in range(len(state.history) + 1, c.epochs + 1):
         rng = seeded(c.seed, 3, epoch)
         order = shuffled(counts, c.batch, rng)
@@ -130,7 +132,7 @@ def train_flow(
             clean = [x[own].to(model.device).float() for x in normal[size]]
             spoilt = [x[own].to(model.device).float() for x in twins[size]] if weight else []
             with autocast(model.device):
-                nll, hindering = losses(model, clean, spoilt, keep, [x[own] for x in touched[size]])
+                nll, hindering = loss_of(clean, spoilt, keep, [x[own] for x in touched[size]])
             loss = nll + weight * hindering
             terms = parallel.total(torch.stack([loss, nll, hindering]))
             if not terms.isfinite().all():
@@ -139,9 +141,7 @@ def train_flow(
                     f"{terms[2].item():.3g}): lower learning_rate, clamp or hindering_weight"
                 )
             optimizer.zero_grad(set_to_none=True)
-            if loss.requires_grad:  # not where this process's share is empty
-                loss.backward()
-            parallel.add_gradients(model.flow.parameters())
+            (world * loss).backward()  # each process has a part of the mean: parts are added, not averaged
             torch.nn.utils.clip_grad_norm_(model.flow.parameters(), c.clip)
             optimizer.step()
             schedule.step()

@@ -42,7 +42,7 @@ def test_killed_run_goes_on_to_the_result_of_a_whole_one(tmp_path, whole):
     slow = """
         import time
         model = MSSF(CONFIG)
-        for progress in model.fit(IMAGES[:12], IMAGES[12:], resume=sys.argv[1]):
+        for progress in model.fit(IMAGES[:11], IMAGES[11:], resume=sys.argv[1]):
             time.sleep(600)  # the state of the first epoch is written by now
     """
     process = start(slow, state)
