@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from weave import weave
 
 from mssf_lite import MSSF, Config, NearestNeighbour, gaussian, load
 from mssf_lite.detector import batches
@@ -16,16 +17,7 @@ CHECK = Config.profile(
     "check", stages=("blocks.2", "blocks.3"), image_size=(64, 64), batch=8, zooms=(1.0, 0.5)
 )
 
-
-def weave(n, seed):
-    """Normal images with some structure: stripes of random phase, tint and noise."""
-    rng = torch.Generator().manual_seed(seed)
-    phase = torch.rand(n, 3, 1, 1, generator=rng) * 6
-    stripes = 0.5 + 0.25 * torch.sin(torch.arange(64.0).view(1, 1, 1, 64) / 3 + phase)
-    return (stripes + 0.05 * torch.randn(n, 3, 64, 64, generator=rng)).clamp(0, 1)
-
-
-TRAIN, HELD_OUT, TEST = weave(24, 0), weave(8, 1), weave(6, 2)
+TRAIN, HELD_OUT, TEST = (weave(n, seed, 64, 64) for seed, n in enumerate((24, 8, 6)))
 
 
 def trained(config=CHECK, method=MSSF):
@@ -66,7 +58,7 @@ def test_training_lowers_the_negative_log_likelihood(model):
 
 def separation(model):
     """Mean log-likelihood of fresh normal locations minus that of synthetic ones, nats per dimension."""
-    images = weave(16, 5)
+    images = weave(16, 5, 64, 64)
     twins = MAS()(images, seeded(9))
     with torch.no_grad():
         normal, synthetic = (model.log_likelihood(model.whitened(x)[0], 0) for x in (images, twins.images))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from FrEIA.framework import GraphINN, InputNode, Node, OutputNode
 from torch import nn
+from weave import weave
 
 from mssf_lite import load
 from mssf_lite.peers.msflow import MSFlow, MSFlowConfig, anomaly_map, rate
@@ -375,15 +376,7 @@ def test_judge_combines_the_scales_as_set_and_averages_the_highest_pixels(fresh,
 # the detector
 
 
-def weave(n, seed):
-    """Normal images with some structure: stripes of random phase, tint and noise."""
-    rng = torch.Generator().manual_seed(seed)
-    phase = torch.rand(n, 3, 1, 1, generator=rng) * 6
-    stripes = 0.5 + 0.25 * torch.sin(torch.arange(64.0).view(1, 1, 1, 64) / 3 + phase)
-    return (stripes + 0.05 * torch.randn(n, 3, 64, 64, generator=rng)).clamp(0, 1)
-
-
-TRAIN, HELD_OUT, TEST = weave(20, 0), weave(4, 1), weave(4, 2)
+TRAIN, HELD_OUT, TEST = (weave(n, seed, 64, 64) for seed, n in enumerate((20, 4, 4)))
 
 
 def trained(config, resume=None):

@@ -6,23 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from peer_contract import HELD_OUT, TEST, TRAIN, PeerContract
+from weave import weave
 
-from mssf_lite import load
 from mssf_lite.loop import seeded
 from mssf_lite.peers.stmae import STMAE, STMAEConfig, TransitionAutoencoder, place_codes, take
 
 CHECK = STMAEConfig.profile("check", epochs=6, learning_rate=3e-3)
-
-
-def weave(n, seed, width=128):
-    """Normal images with some structure: stripes of random phase, tint and noise."""
-    rng = torch.Generator().manual_seed(seed)
-    phase = torch.rand(n, 3, 1, 1, generator=rng) * 6
-    stripes = 0.5 + 0.25 * torch.sin(torch.arange(float(width)) / 3 + phase)
-    return (stripes + 0.05 * torch.randn(n, 3, 128, width, generator=rng)).clamp(0, 1)
-
-
-TRAIN, HELD_OUT, TEST = weave(24, 0), weave(8, 1), weave(6, 2)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +141,10 @@ def test_map_is_the_residual_times_one_minus_cosine_averaged_over_the_same_cuts_
     torch.testing.assert_close(scores, top, atol=1e-5, rtol=1e-3)
 
 
+class TestContract(PeerContract):
+    """Of a peer of one grid."""
+
+
 def test_training_lowers_the_loss_on_images_it_does_not_see(fitted):
     history = fitted[1]
     assert [p.epoch for p in history] == [1, 2, 3, 4, 5, 6]
@@ -163,42 +157,8 @@ def test_channels_are_heard_in_a_unit_of_their_own(detector):
     torch.testing.assert_close(kept.std((0, 2, 3)), torch.ones(176), atol=1e-2, rtol=0)
 
 
-def test_two_seeded_runs_give_equal_scores_whatever_else_draws_and_another_seed_does_not(fitted):
-    scores = {}
-    for name, seed in (("again", 0), ("other", 5)):
-        torch.manual_seed(len(name) + seed)
-        detector = STMAE(replace(CHECK, seed=seed))
-        list(detector.fit(TRAIN, HELD_OUT))
-        scores[name] = detector.predict(TEST).scores
-    wanted = fitted[0].predict(TEST).scores
-    assert torch.equal(scores["again"], wanted)
-    assert not torch.equal(scores["other"], wanted)
-
-
-def test_saved_and_loaded_gives_equal_maps_and_scores(detector, tmp_path):
-    detector.save(tmp_path / "stmae.safetensors")
-    again = load(tmp_path / "stmae.safetensors")
-    assert isinstance(again, STMAE) and again.config == detector.config
-    for a, b in zip(detector.predict(TEST), again.predict(TEST), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_a_planted_spot_scores_higher_and_is_found_where_it_is(detector):
-    spoilt = TEST.clone()
-    spoilt[:, :, 40:72, 72:104] = torch.rand(32, 32, generator=seeded(4)).round()
-    clean, defect = detector.predict(TEST), detector.predict(spoilt)
-    assert (defect.scores > clean.scores).all()
-    y, x = divmod(int((defect.maps - clean.maps).mean(0).argmax()), 128)
-    assert 32 <= y <= 80 and 64 <= x <= 112
-
-
-def test_score_of_an_image_does_not_depend_on_its_batch(detector):
-    alone = torch.cat([detector.predict(image[None]).scores for image in TEST])
-    torch.testing.assert_close(detector.predict(TEST).scores, alone, rtol=1e-3, atol=1e-4)
-
-
 def test_strips_larger_than_the_trained_size_are_judged_in_windows(detector):
-    (x,) = detector.features(weave(1, 3, width=128 * 5 // 2))
+    (x,) = detector.features(weave(1, 3, 128, 320))
     assert x.shape[2:] == (16, 40)
     maps, scores = detector.judge([x], (128, 320))
     assert maps.shape == (1, 128, 320) and scores.shape == (1,)
