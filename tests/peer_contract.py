@@ -14,6 +14,8 @@ TRAIN, HELD_OUT, TEST = (weave(n, seed, 128, 128) for seed, n in enumerate((24, 
 class PeerContract:
     """Tests of two fixtures: ``fitted``, a detector trained on TRAIN and its history, and ``detector``."""
 
+    rtol = 1e-4  # how far rounding may move a score that is computed in another batch
+
     def test_two_seeded_runs_give_equal_scores_whatever_else_draws_and_another_seed_does_not(self, fitted):
         scores = {}
         for name, seed in (("again", 0), ("other", 5)):
@@ -44,4 +46,4 @@ class PeerContract:
 
     def test_score_of_an_image_does_not_depend_on_its_batch(self, detector):
         alone = torch.cat([detector.predict(image[None]).scores for image in TEST])
-        torch.testing.assert_close(detector.predict(TEST).scores, alone, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(detector.predict(TEST).scores, alone, rtol=self.rtol, atol=1e-4)

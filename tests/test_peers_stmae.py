@@ -142,7 +142,9 @@ def test_map_is_the_residual_times_one_minus_cosine_averaged_over_the_same_cuts_
 
 
 class TestContract(PeerContract):
-    """Of a peer of one grid."""
+    """Of a peer of one grid; its score is a mean over many passes."""
+
+    rtol = 1e-3
 
 
 def test_training_lowers_the_loss_on_images_it_does_not_see(fitted):
