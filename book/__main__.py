@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = "mssf_lite.stamp"  # written last, so that an interrupted install is done again
-PLANS = ("ablations", "steps", "peers", "msflow", "memory", "larger")  # see trials.py
+PLANS = ("ablations", "steps", "light", "peers", "msflow", "memory", "larger")  # see trials.py
 KEEP = ("torch", "torchvision", "numpy")  # what --here never replaces
 
 

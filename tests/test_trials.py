@@ -49,6 +49,15 @@ def test_steps_lead_from_the_fine_profile_to_the_full_one():
     assert found["the usual model"] == replace(Config.profile("full"), profile_name="fine")
 
 
+def test_choice_of_the_light_profile_saw_no_world_of_another_table():
+    worlds = {t.config.seed for t in declared(HERE / "light.yml")}
+    others = {name: declared(HERE / f"{name}.yml") for name in PLANS if name != "light"}
+    assert worlds.isdisjoint(t.config.seed for of in others.values() for t in of if t.dataset == "textures")
+    found = {t.variant: replace(t.config, seed=0) for t in declared(HERE / "light.yml")}
+    assert found["as it is"] == Config.profile("light")
+    assert found["the fine model"] == replace(Config.profile("fine"), profile_name="light")
+
+
 def test_weight_files_are_given_by_network_and_recorded_by_name():
     files = {"resnet18.tv_in1k": "/some/where/file.pt"}
     (trial, *_) = [t for t in declared(HERE / "ablations.yml", files) if t.config.weights]
