@@ -38,21 +38,19 @@ class Step(nn.Module):
         order: (C,) rows to take first; None: as they are.
         log_scale, shift: (C, 1) float64, affine map that is still to be applied to those rows. The moved half
             takes it here; of the other half only this coupling's subnet does, for its rows stay as they are.
-            A larger subnet puts zeros around what it sees, which must be the zeros of shifted rows: there the
-            other half takes its shift here too.
 
     Attributes:
-        shifts: whether both halves have taken their shift.
-        first: the subnet's first layer, packed, if it sees neighbours; else ``w1`` and ``b1`` are.
+        first: the subnet's first layer, packed, if it sees neighbours; else None: ``w1`` and ``b1`` are it.
+            It puts zeros around what it sees, which must be the zeros of shifted rows: hence ``lift``.
     """
 
     def __init__(self, coupling: Coupling, order: Tensor | None, log_scale: Tensor, shift: Tensor):
         super().__init__()
         half = len(shift) // 2
         conv, self.norm, _, last = coupling.subnet
-        self.shifts = conv.kernel_size != (1, 1)
+        self.first = None
         w1 = conv.weight.double() * log_scale[:half, :, None].exp()  # (hidden, C/2, k, k)
-        if self.shifts:
+        if conv.kernel_size != (1, 1):
             first = copy.deepcopy(conv).requires_grad_(False)
             first.weight.copy_(w1)
             self.first = PackedConv(first.to(memory_format=torch.channels_last), nn.Identity())
@@ -63,9 +61,9 @@ class Step(nn.Module):
         lift = shift[:half] / log_scale[:half].exp()
         parts = {
             "order": order,
-            "w1": None if self.shifts else w1[:, :, 0, 0],
-            "b1": None if self.shifts else conv.bias.double() + (w1[:, :, 0, 0] @ lift)[:, 0],
-            "lift": lift if self.shifts else None,
+            "w1": None if self.first else w1[:, :, 0, 0],
+            "b1": None if self.first else conv.bias.double() + (w1[:, :, 0, 0] @ lift)[:, 0],
+            "lift": lift[:, :, None] if self.first else None,
             "w2": w2 / bound,
             "b2": last.bias.double()[:, None] / bound,
             "log_scale": log_scale[half:],
@@ -76,9 +74,11 @@ class Step(nn.Module):
 
     def look(self, x1: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """What the subnet's first layer makes of rows (C/2, n): (n, hidden)."""
-        if not self.shifts:
+        if self.first is None:
             return F.linear(x1.T, self.w1, self.b1)
-        x = x1.add_(self.lift).view(-1, *grid).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        b, h, w = grid
+        x = torch.empty(b, len(x1), h, w, device=x1.device, memory_format=torch.channels_last)
+        torch.add(x1.view(-1, b, h, w).transpose(0, 1), self.lift, out=x)  # shifts and lays out in one go
         return self.first(x).permute(0, 2, 3, 1).flatten(0, 2)
 
     def forward(self, y: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class Step(nn.Module):
             Rows (C, n), and the sum over channels of s, (n,).
         """
         if self.order is not None:
-            y = y[self.order]
+            y = y.index_select(0, self.order)
         x1, x2 = y.chunk(2)
         norm = self.norm  # over channels, which are last here
         with autocast(y.device):
@@ -135,8 +135,7 @@ class ScaleFlow(nn.Module):
                 steps.append(Step(layer, order, log_scale, shift))
                 half, order = self.bent // 2, None
                 done = torch.zeros_like(shift[half:])
-                log_scale = torch.cat([log_scale[:half], done])
-                shift = torch.cat([done if steps[-1].shifts else shift[:half], done])
+                log_scale, shift = torch.cat([log_scale[:half], done]), torch.cat([shift[:half], done])
         self.steps = nn.ModuleList(steps)
         bias = -(matrix @ whitening.mean.double())[:, None]
         last = {
