@@ -142,7 +142,7 @@ def peak_memory(device: torch.device) -> Iterator[list[float | None]]:
 
 
 def rivals(weights: str | None = "random") -> dict[str, Detector]:
-    """The detectors of the speed comparison, untrained: MSSF in two profiles, yardsticks, and peers twice.
+    """The detectors of the speed comparison, untrained: MSSF in three profiles, yardsticks, and peers twice.
 
     Once as published in backbone and image size, as far as that is known, and once with MSSF's.
 
@@ -153,6 +153,7 @@ def rivals(weights: str | None = "random") -> dict[str, Detector]:
     detectors: dict[str, Detector] = {
         "MSSF": MSSF(config),
         "MSSF, fine": MSSF(Config.profile("fine")),
+        "MSSF, light": MSSF(Config.profile("light")),
         "Gaussian": gaussian(config),
         "nearest neighbour": NearestNeighbour(config),
         "UniAD, same backbone": UniAD(UniADConfig()),
@@ -162,7 +163,7 @@ def rivals(weights: str | None = "random") -> dict[str, Detector]:
     }
     for detector in detectors.values():
         detector.eval().fitted.fill_(True)
-    for name in ("MSSF", "MSSF, fine"):
+    for name in ("MSSF", "MSSF, fine", "MSSF, light"):
         detectors[f"{name}, folded"] = Folded(detectors[name])
     detectors["Gaussian, folded"] = Folded(detectors["Gaussian"])
     return detectors
