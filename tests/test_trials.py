@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from book import trials
+from book import runs, trials
 from book.__main__ import PLANS
 from book.trials import HERE, Remembered, RememberedPixels, Stages, Trial, declared, run, without_path
 from mssf_lite import MSSF, Config
@@ -50,9 +50,13 @@ def test_steps_lead_from_the_fine_profile_to_the_full_one():
 
 
 def test_choice_of_the_light_profile_saw_no_world_of_another_table():
-    worlds = {t.config.seed for t in declared(HERE / "light.yml")}
-    others = {name: declared(HERE / f"{name}.yml") for name in PLANS if name != "light"}
-    assert worlds.isdisjoint(t.config.seed for of in others.values() for t in of if t.dataset == "textures")
+    plans = [declared(HERE / f"{name}.yml") for name in PLANS if name != "light"]
+    others = {t.config.seed for plan in plans for t in plan if "textures" in t.dataset}
+    others |= {run.seed for run in runs.declared() if "textures" in run.dataset}
+    assert others.isdisjoint(t.config.seed for t in declared(HERE / "light.yml"))
+
+
+def test_light_profile_is_chosen_beside_the_fine_one():
     found = {t.variant: replace(t.config, seed=0) for t in declared(HERE / "light.yml")}
     assert found["as it is"] == Config.profile("light")
     assert found["the fine model"] == replace(Config.profile("fine"), profile_name="light")
