@@ -234,7 +234,7 @@ def main(
         started = time.perf_counter()
         try:
             if c.backbone not in networks:
-                stages = [s for t in trials if t.config.backbone == c.backbone for s in t.config.stages]
+                stages = [s for t in trained if t.config.backbone == c.backbone for s in t.config.stages]
                 networks[c.backbone] = Remembered(
                     Pyramid(c.backbone, sorted(set(stages)), c.weights).to(DEVICE)
                 )
