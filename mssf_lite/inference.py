@@ -81,15 +81,16 @@ class Step(nn.Module):
         torch.add(x1.view(-1, b, h, w).transpose(0, 1), self.lift, out=x)  # shifts and lays out in one go
         return self.first(x).permute(0, 2, 3, 1).flatten(0, 2)
 
-    def forward(self, y: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, y: Tensor, grid: tuple[int, int, int], raw: Tensor) -> Tensor:
         """One step.
 
         Args:
             y: rows (C, n), which may be overwritten.
             grid: (B, h, w), of which n is the product.
+            raw: (C, n), room for what the subnet says; its first half is s / clamp afterwards.
 
         Returns:
-            Rows (C, n), and the sum over channels of s, (n,).
+            Rows (C, n).
         """
         if self.order is not None:
             y = y.index_select(0, self.order)
@@ -98,11 +99,10 @@ class Step(nn.Module):
         with autocast(y.device):
             hidden = self.look(x1, grid).float()
         hidden = F.relu_(F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        s, t = torch.addmm(self.b2, self.w2, hidden.T).chunk(2)
-        total = self.clamp * s.tanh_().sum(0)
-        scale = torch.add(self.log_scale, s, alpha=self.clamp, out=s).exp_()
+        s, t = torch.addmm(self.b2, self.w2, hidden.T, out=raw).chunk(2)
+        scale = torch.add(self.log_scale, s.tanh_(), alpha=self.clamp).exp_()
         torch.addcmul(t, scale, x2.add_(self.offset), out=x2)
-        return y, total
+        return y
 
 
 class ScaleFlow(nn.Module):
@@ -118,6 +118,7 @@ class ScaleFlow(nn.Module):
         separate = isinstance(model.flow, SeparateFlows)
         layers = (model.flow[scale] if separate else model.flow).module_list
         whitening, self.bent, self.score = model.whitening[scale], model.bent[scale], model.config.score
+        self.clamp = model.config.clamp
         matrix, order, steps = whitening.matrix.double(), None, []
         log_scale = shift = matrix.new_zeros(self.bent, 1)
         constant = matrix.new_zeros(())
@@ -154,10 +155,10 @@ class ScaleFlow(nn.Module):
         y = torch.addmm(self.bias, self.matrix, fused.permute(0, 2, 3, 1).reshape(-1, c).T)
         squares = y.square().sum(0) if self.score == "both" else None  # before rows are overwritten
         y, rest = y[: self.bent], y[self.bent :].square().sum(0)
-        log_det = self.constant
-        for step in self.steps:
-            y, total = step(y, (b, h, w))
-            log_det = log_det + total
+        raw = y.new_empty(len(self.steps), *y.shape)
+        for step, room in zip(self.steps, raw, strict=True):
+            y = step(y, (b, h, w), room)
+        log_det = self.constant + self.clamp * raw[:, : self.bent // 2].sum((0, 1))  # of all s at once
         z2 = 0.5 * (torch.addcmul(self.shift, self.scale, y).square().sum(0) + rest)
         found = {"z2": z2, "nll": z2 - log_det}.get(self.score)
         if found is None:

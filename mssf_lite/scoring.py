@@ -114,6 +114,8 @@ def add_scales(
 
 def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, h, w) -> (B, H, W), bilinear."""
+    if maps.shape[1:] == size:
+        return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
