@@ -81,16 +81,16 @@ class Step(nn.Module):
         torch.add(x1.view(-1, b, h, w).transpose(0, 1), self.lift, out=x)  # shifts and lays out in one go
         return self.first(x).permute(0, 2, 3, 1).flatten(0, 2)
 
-    def forward(self, y: Tensor, grid: tuple[int, int, int], raw: Tensor) -> Tensor:
+    def forward(self, y: Tensor, grid: tuple[int, int, int], raw: Tensor) -> tuple[Tensor, Tensor]:
         """One step.
 
         Args:
             y: rows (C, n), which may be overwritten.
             grid: (B, h, w), of which n is the product.
-            raw: (C, n), room for what the subnet says; its first half is s / clamp afterwards.
+            raw: (C, n), room to compute in.
 
         Returns:
-            Rows (C, n).
+            Rows (C, n), and the sum over channels of s / clamp, (n,).
         """
         if self.order is not None:
             y = y.index_select(0, self.order)
@@ -100,9 +100,10 @@ class Step(nn.Module):
             hidden = self.look(x1, grid).float()
         hidden = F.relu_(F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         s, t = torch.addmm(self.b2, self.w2, hidden.T, out=raw).chunk(2)
-        scale = torch.add(self.log_scale, s.tanh_(), alpha=self.clamp).exp_()
+        total = s.tanh_().sum(0)
+        scale = torch.add(self.log_scale, s, alpha=self.clamp, out=s).exp_()
         torch.addcmul(t, scale, x2.add_(self.offset), out=x2)
-        return y
+        return y, total
 
 
 class ScaleFlow(nn.Module):
@@ -155,10 +156,10 @@ class ScaleFlow(nn.Module):
         y = torch.addmm(self.bias, self.matrix, fused.permute(0, 2, 3, 1).reshape(-1, c).T)
         squares = y.square().sum(0) if self.score == "both" else None  # before rows are overwritten
         y, rest = y[: self.bent], y[self.bent :].square().sum(0)
-        raw = y.new_empty(len(self.steps), *y.shape)
-        for step, room in zip(self.steps, raw, strict=True):
-            y = step(y, (b, h, w), room)
-        log_det = self.constant + self.clamp * raw[:, : self.bent // 2].sum((0, 1))  # of all s at once
+        log_det, raw = self.constant, torch.empty_like(y)
+        for step in self.steps:
+            y, total = step(y, (b, h, w), raw)
+            log_det = torch.add(log_det, total, alpha=self.clamp)
         z2 = 0.5 * (torch.addcmul(self.shift, self.scale, y).square().sum(0) + rest)
         found = {"z2": z2, "nll": z2 - log_det}.get(self.score)
         if found is None:
