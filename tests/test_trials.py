@@ -58,7 +58,7 @@ def test_choice_of_the_light_profile_saw_no_world_of_another_table():
 
 def test_light_profile_is_chosen_beside_the_fine_one():
     found = {t.variant: replace(t.config, seed=0) for t in declared(HERE / "light.yml")}
-    assert found["two blocks of width 192"] == Config.profile("light")
+    assert found["2 blocks of 192"] == Config.profile("light")
     assert found["the fine model"] == replace(Config.profile("fine"), profile_name="light")
 
 
