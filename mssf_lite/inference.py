@@ -119,7 +119,6 @@ class ScaleFlow(nn.Module):
         separate = isinstance(model.flow, SeparateFlows)
         layers = (model.flow[scale] if separate else model.flow).module_list
         whitening, self.bent, self.score = model.whitening[scale], model.bent[scale], model.config.score
-        self.clamp = model.config.clamp
         matrix, order, steps = whitening.matrix.double(), None, []
         log_scale = shift = matrix.new_zeros(self.bent, 1)
         constant = matrix.new_zeros(())
@@ -159,7 +158,7 @@ class ScaleFlow(nn.Module):
         log_det, raw = self.constant, torch.empty_like(y)
         for step in self.steps:
             y, total = step(y, (b, h, w), raw)
-            log_det = torch.add(log_det, total, alpha=self.clamp)
+            log_det = torch.add(log_det, total, alpha=step.clamp)
         z2 = 0.5 * (torch.addcmul(self.shift, self.scale, y).square().sum(0) + rest)
         found = {"z2": z2, "nll": z2 - log_det}.get(self.score)
         if found is None:

@@ -113,7 +113,7 @@ def add_scales(
 
 
 def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h, w) -> (B, H, W), bilinear."""
+    """(B, h, w) -> (B, H, W), bilinear; maps of that size already are returned as they are."""
     if maps.shape[1:] == size:
         return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
